@@ -1,0 +1,142 @@
+"""The judgement itself: what passes, what fails, and what the learner reads."""
+
+import pytest
+
+from course_lib.exercises.catalogue import define, get, stub_source, substituted, wrong_answer
+from course_lib.exercises.checking import check
+from course_lib.exercises.killscore import trials
+
+
+def judged(name, code):
+    return check(name, define(name, code, get(name).target))
+
+
+@pytest.mark.parametrize("name", ["mix", "pass_through", "Gate"])
+def test_stub_library_variants_and_mistakes(sample, name):
+    failures = [t for t in trials(get(name)) if not t.ok]
+    assert not failures, failures
+
+
+def test_an_unknown_name_lists_what_there_is(sample):
+    with pytest.raises(ValueError, match=r"mixx.*mix"):
+        check("mixx", lambda: None)
+
+
+MIX = "def mix(a, w, scale=1.0):\n    if scale < 0:\n        raise ValueError('negative')\n    %s\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "state", "said"),
+    [
+        ("pass", "failed", "returns None"),
+        ("return 'five'", "failed", "must be a tensor, got a str"),
+        ("return a, w", "failed", "other parts"),
+        ("return (w.softmax(1)[:, :, None] * a).sum(2)", "failed", "expected (b=2, d=3). Look at axis 1 (d)"),
+        ("return mix_right.T", "crashed", "NameError"),
+        ("return ((scale * w).softmax(1)[:, :, None] * a).sum(1).T", "failed", "two axes are swapped"),
+        ("return -((scale * w).softmax(1)[:, :, None] * a).sum(1)", "failed", "opposite sign"),
+        ("return 3 * ((scale * w).softmax(1)[:, :, None] * a).sum(1)", "failed", "expected result times 3"),
+        ("return ((scale * w).softmax(1)[:, :, None] * a).sum(1) + 2", "failed", "plus 2 everywhere"),
+        ("return ((scale * w).softmax(1)[:, :, None] * a).sum(1).flip(0)", "failed", "reversed along axis 0"),
+        ("return ((scale * w).softmax(1)[:, :, None] * a).sum(1).roll(1, 1)", "failed", "shifted by one along axis 1"),
+        ("return ((scale * w).softmax(1)[:, :, None] * a).sum(1).long()", "failed", "dtype torch.int64"),
+        ("return ((scale * w).softmax(1)[:, :, None] * a).sum(1) / 0", "failed", "inf"),
+        ("return (a.mul_((scale * w).softmax(1)[:, :, None])).sum(1)", "failed", "overwrites its input `a`"),
+        ("return ((scale * w).softmax(1)[:, :, None] * a).sum(1).detach()", "failed", "no gradient reaches `a`"),
+        ("return ((scale * w.detach()).softmax(1)[:, :, None] * a).sum(1)", "failed", "no gradient reaches `w`"),
+        ("return ((scale * w).view(-1).view(w.shape).softmax(1)[:, :, None] * a).sum(1)", "crashed", "view"),
+        ("return ((scale * w).softmax(1)[:, :, None] * a.mean(0)).sum(1)", "failed", "wrong values"),
+        ("return mix(a, w, scale)", "crashed", "RecursionError"),
+        ("raise NotImplementedError", "not attempted", "still a `raise NotImplementedError`"),
+    ],
+)
+def test_what_a_wrong_answer_is_told(sample, body, state, said):
+    verdict = judged("mix", MIX % body)
+    assert verdict.state == state, verdict
+    assert said in verdict.sentence, verdict
+
+
+def test_an_input_that_must_be_refused(sample):
+    verdict = judged("mix", "def mix(a, w, scale=1.0):\n    return ((scale * w).softmax(1)[:, :, None] * a).sum(1)")
+    assert verdict.state == "failed"
+    assert "must be refused with a ValueError" in verdict.sentence
+
+
+def test_two_mistakes_at_once_are_both_named(sample):
+    exercise = get("mix")
+    verdict = judged("mix", substituted(exercise, exercise.mistakes[0], exercise.mistakes[1]))
+    assert set(verdict.mistakes) == set(exercise.mistakes[:2])
+    assert all(m.sentence in verdict.sentence for m in exercise.mistakes[:2])
+
+
+def test_a_mistake_is_known_by_what_it_does_not_by_how_it_is_written(sample):
+    code = MIX % "import torch\n    e = w.exp()\n    return torch.einsum('bnd,bn->bd', a, e / e.sum(1, keepdim=True))"
+    assert judged("mix", code).sentence == "The scale is forgotten."
+
+
+def test_a_recursive_wrong_answer_does_not_reach_the_library(sample):
+    """The learner's name may be bound to the library's version in their notebook."""
+    namespace = {"mix": sample.mix}
+    exec("def mix(a, w, scale=1.0):\n    return mix(a, w, scale)", namespace)
+    right = namespace["mix"]
+    namespace["mix"] = sample.mix
+    assert check("mix", right).state == "crashed"
+    assert namespace["mix"] is sample.mix
+
+
+@pytest.mark.parametrize("wrong", ["def mix(a, weights): return a", "def mix(a, w, scale, more): return a"])
+def test_changed_parameters_are_named(sample, wrong):
+    assert "must take (a, w, scale)" in judged("mix", wrong).sentence
+
+
+def test_a_class_where_a_function_belongs_and_the_reverse(sample):
+    assert "must be a function" in judged("mix", "class mix: pass").sentence
+    assert "must be a class" in judged("Gate", "def Gate(d): return None").sentence
+
+
+def test_modules_in_a_plain_list_are_explained(sample):
+    code = """class Gate(nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.parts = [nn.Linear(d, d)]
+        self.gate = nn.Parameter(torch.zeros(d))
+    def forward(self, x):
+        return x + self.gate * torch.tanh(self.parts[0](x))"""
+    assert "nn.ModuleList" in judged("Gate", code).sentence
+
+
+def test_the_first_part_that_goes_wrong_is_named(sample):
+    code = substituted(get("Gate")).replace("self.linear(x)", "self.linear(x.flip(1))")
+    assert "`linear` is the first part that receives something wrong" in judged("Gate", code).sentence
+
+
+def test_a_property_is_told_in_its_own_words(sample):
+    verdict = check("Gate", wrong_answer(get("Gate"), get("Gate").mistakes[1]))
+    assert not verdict
+    code = substituted(get("Gate")).replace("torch.zeros(d)", "torch.full((d,), 0.5)")
+    assert judged("Gate", code).sentence == "A fresh gate must leave x alone."
+
+
+def test_a_stub_with_other_comments_and_docstring_is_still_a_stub(sample):
+    code = stub_source("mix").replace("Mean of", "My notes on") + "\n    # later\n"
+    assert judged("mix", code).state == "not attempted"
+
+
+def test_stubs_keep_signature_docstring_and_given_methods(sample):
+    stub = stub_source("Gate")
+    assert "self.gate = nn.Parameter(torch.zeros(d))" in stub
+    assert "Apply the gated branch" in stub
+    assert "torch.tanh" not in stub
+    assert stub.count("raise NotImplementedError  # your code here") == 1
+
+
+def test_a_substitution_must_match_exactly_once(sample):
+    from course_lib.exercises.catalogue import Mistake
+
+    with pytest.raises(ValueError, match="occurs 0 times"):
+        substituted(get("mix"), Mistake("x", old="not in there", new=""))
+
+
+def test_ordinary_checks_are_quick(sample):
+    assert judged("mix", get("mix").variants[0].code).seconds < 2
+    assert judged("mix", MIX % "return a.sum(1)").seconds < 4  # wrong and unknown: the whole catalogue was tried
