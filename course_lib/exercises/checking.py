@@ -8,30 +8,27 @@ the same thing?
 import contextlib
 import functools
 import inspect
-import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from course_lib.exercises.catalogue import (
     Exercise,
     Mistake,
-    define,
     get,
     is_untouched,
     source_of,
-    substituted,
-    wrong_answer,
 )
 from course_lib.exercises.compare import alike, first_difference, note_on_dtype
+from course_lib.exercises.diagnosis import diagnose
 from course_lib.exercises.observe import Observation, Situation, observe, same_start, situations
 from course_lib.exercises.sandbox import run_guarded, where_it_broke
 
 NOT_ATTEMPTED, PASSED, FAILED, CRASHED, TIMED_OUT = "not attempted", "passed", "failed", "crashed", "timed out"
-DIAGNOSIS_SECONDS = 4.0  # the most that looking for the mistake's name may take
 
 
 @dataclass(frozen=True)
@@ -65,9 +62,20 @@ def check(name: str, answer: Any) -> Verdict:
         ValueError: there is no such exercise. Nothing that the answer does raises.
     """
     exercise, start = get(name), time.monotonic()
-    with _bound_to_itself(name, answer):
+    with _bound_to_itself(name, answer), _one_thread():
         verdict = _judge(exercise, answer)
     return Verdict(**{**vars(verdict), "seconds": time.monotonic() - start})
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """The first situation in which the answer and the library part ways."""
+
+    situation: Situation
+    got: Observation
+    expected: Observation
+    sentence: str  # empty when the answer crashed
+    numbers: str
 
 
 def _judge(exercise: Exercise, answer: Any) -> Verdict:
@@ -79,53 +87,70 @@ def _judge(exercise: Exercise, answer: Any) -> Verdict:
     if unfit:
         return verdict(FAILED, unfit)
 
+    seen, difference = _compare(exercise, answer)
+    situation, got = seen[-1]
+    printed = seen[0][1].outcome.printed
+    if isinstance(got.error, NotImplementedError):
+        return verdict(NOT_ATTEMPTED, "There is still a `raise NotImplementedError` in it.", printed=printed)
+    if got.outcome.timed_out:
+        sentence = f"Stopped after {exercise.seconds:g} s: does a loop never end?{_line(got, filename)}"
+        return verdict(TIMED_OUT, sentence, f"seen with: {situation.label}", printed)
+    broken = [p.sentence for p, ok in zip(exercise.properties, _held(exercise, answer), strict=True) if ok is False]
+    if difference is None and not broken:
+        first = _expected(exercise.name)[0][1]
+        return verdict(PASSED, "Your code is in use from here on.", note_on_dtype(seen[0][1], first), printed)
+
+    mistakes = _mistakes(exercise, answer, seen, difference)
+    named = "\nAnd: ".join(m.sentence for m in mistakes)
+    named = f"Two things at once. {named}" if len(mistakes) > 1 else named
+    if difference is None:
+        return verdict(FAILED, named or broken[0], "", printed, mistakes=mistakes)
+    got, details = difference.got, [f"seen with: {difference.situation.label}", difference.numbers]
+    if _crashed(got, difference.expected):
+        crash = f"Your code stopped with {_raised(got.error)}{_line(got, filename)}"
+        details = "; ".join(filter(None, [*details, crash if named else ""]))
+        return verdict(CRASHED, named or crash, details, printed, mistakes=mistakes)
+    sentence = named or (broken[0] if broken else difference.sentence)
+    pictures = _pictures(difference) if exercise.picture else None
+    return verdict(FAILED, sentence, "; ".join(filter(None, details)), printed, mistakes=mistakes, pictures=pictures)
+
+
+def _compare(exercise: Exercise, answer: Any) -> tuple[list[tuple[Situation, Observation]], _Difference | None]:
+    """Run the answer beside the library in every situation; stop early when it times out or still is a stub."""
     deadline = time.monotonic() + exercise.seconds
-    seen: list[tuple[Situation, Observation]] = []
-    failure = None  # (situation, sentence, numbers) of the first difference
+    seen, difference = [], None
     for situation, expected in _expected(exercise.name):
+        # Once it failed, a slow answer need not show the same in every layout and with every seed.
+        if difference and situation.note and time.monotonic() > deadline - 0.75 * exercise.seconds:
+            break
         got = observe(exercise, answer, situation, max(0.05, deadline - time.monotonic()))
         seen.append((situation, got))
-        if isinstance(got.error, NotImplementedError) and expected.error is None:
-            return verdict(
-                NOT_ATTEMPTED, "There is still a `raise NotImplementedError` in it.", printed=got.outcome.printed
-            )
-        if got.outcome.timed_out:
-            line = where_it_broke(got.error, filename)
-            text = f"Stopped after {exercise.seconds:g} s: does a loop never end?" + (
-                f"\nIt was at {line}" if line else ""
-            )
-            return verdict(TIMED_OUT, text, _where(situation), got.outcome.printed)
-        if failure is None:
-            sentence, numbers = ("crash", "") if _crashed(got, expected) else ("", "")
-            if not sentence:
-                sentence, numbers = first_difference(exercise, got, expected, situation.inputs())
-            failure = (situation, got, expected, sentence, numbers) if sentence else None
-        # A slow answer is judged on the plain cases first; the other layouts and seeds need not all run once it failed.
-        if failure and situation.note and time.monotonic() > deadline - 0.75 * exercise.seconds:
+        if got.outcome.timed_out or (isinstance(got.error, NotImplementedError) and expected.error is None):
             break
+        if difference is None:
+            sentence, numbers = "", ""
+            if not _crashed(got, expected):
+                sentence, numbers = first_difference(exercise, got, expected, situation.inputs())
+            if sentence or _crashed(got, expected):
+                difference = _Difference(situation, got, expected, sentence, numbers)
+    return seen, difference
 
-    printed = seen[0][1].outcome.printed
-    broken = [p.sentence for p, ok in zip(exercise.properties, _held(exercise, answer), strict=True) if ok is False]
-    if failure is None and not broken:
-        return verdict(
-            PASSED, "Your code is in use from here on.", note_on_dtype(seen[0][1], _expected(exercise.name)[0][1])
-        )
 
-    mistakes = _diagnose(exercise, answer, seen, failure[0] if failure else None)
-    if failure is None:
-        return verdict(FAILED, _named(mistakes) or broken[0], "", printed, mistakes=mistakes)
-    situation, got, expected, sentence, numbers = failure
-    details = "; ".join(filter(None, [_where(situation), numbers]))
-    if _crashed(got, expected):
-        line = where_it_broke(got.error, filename)
-        raised = _raised(got.error)
-        details = "; ".join(filter(None, [line, raised, details])) if mistakes else details
-        sentence = f"Your code stopped with {raised}" + (f"\nat {line}" if line else "")
-        return verdict(CRASHED, _named(mistakes) or sentence, details, printed, mistakes=mistakes)
-    outputs = [o.leaves.get("the output", next(iter(o.leaves.values()), None)) for o in (got, expected)]
-    pictures = tuple(outputs) if exercise.picture and all(isinstance(o, Tensor) for o in outputs) else None
-    sentence = _named(mistakes) or (broken[0] if broken else sentence)
-    return verdict(FAILED, sentence, details, printed, mistakes=mistakes, pictures=pictures)
+def _mistakes(exercise: Exercise, answer: Any, seen: list, difference: _Difference | None) -> tuple[Mistake, ...]:
+    """Name the mistake from the plain situations and, first of all, from the one that failed."""
+    refused = {s for s, expected in _expected(exercise.name) if expected.error is not None}
+    plain = [(s, got) for s, got in seen if not s.note and s not in refused]
+    if difference is None:  # only a property failed: the same ones must fail, from the same initial weights
+        held = _held(exercise, answer)
+        return diagnose(exercise, plain, also=lambda c: _held(exercise, c) == held and same_start(exercise, c, answer))
+    telling = (difference.situation, difference.got)
+    outputs_differ = not alike(exercise, difference.got, difference.expected, gradients=False)
+    return diagnose(exercise, [telling, *(p for p in plain if p[0] is not telling[0])], outputs_suffice=outputs_differ)
+
+
+def _pictures(difference: _Difference) -> tuple[Tensor, Tensor] | None:
+    outputs = [o.leaves.get("the output") for o in (difference.got, difference.expected)]
+    return tuple(outputs) if all(isinstance(o, Tensor) for o in outputs) else None
 
 
 def _crashed(got: Observation, expected: Observation) -> bool:
@@ -139,8 +164,9 @@ def _raised(error: BaseException) -> str:
     return text if len(text) < 600 else text[:600] + " …"
 
 
-def _where(situation: Situation) -> str:
-    return f"seen with: {situation.label}"
+def _line(got: Observation, filename: str | None) -> str:
+    line = where_it_broke(got.error, filename)
+    return f"\nat {line}" if line else ""
 
 
 @functools.cache
@@ -156,48 +182,15 @@ def _held(exercise: Exercise, answer: Any) -> list[bool | None]:
     return [None if o.error is not None else o.value for o in outcomes]
 
 
-# ----------------------------------------------------------------------------------------------------------- diagnosis
-
-
-def _diagnose(exercise: Exercise, answer: Any, seen: list, failing: Situation | None) -> tuple[Mistake, ...]:
-    """The catalogued mistake, or the pair of them, that does exactly what the answer does."""
-    deadline = time.monotonic() + DIAGNOSIS_SECONDS
-    expected = dict(_expected(exercise.name))
-    chosen = [(s, o) for s, o in seen if s is failing or not (s.note or expected[s].error)]
-    chosen.sort(key=lambda pair: pair[0] is not failing)  # the failing one first: it tells most answers apart
-    held = _held(exercise, answer)
-
-    def does_the_same(candidate: Any, gradients: bool) -> bool:
-        same = all(
-            time.monotonic() < deadline and alike(exercise, observe(exercise, candidate, s, 1.0), o, gradients)
-            for s, o in chosen
-        )
-        if failing is not None or not same:
-            return same
-        # Only a property failed: then the same properties must fail, from the same initial weights.
-        return _held(exercise, candidate) == held and same_start(exercise, candidate, answer)
-
-    pairs = itertools.combinations([m for m in exercise.mistakes if m.old is not None], 2)
-    # A second look compares outputs alone, unless the gradient is the only thing that is wrong.
-    only_gradients = failing is None or alike(exercise, chosen[0][1], expected[failing], gradients=False)
-    for gradients in (True,) if only_gradients else (True, False):
-        for mistake in exercise.mistakes:
-            with contextlib.suppress(ValueError):  # a catalogue that no longer fits the library fails in the tests
-                if does_the_same(wrong_answer(exercise, mistake), gradients):
-                    return (mistake,)
-    for pair in pairs:
-        if time.monotonic() > deadline:
-            break
-        with contextlib.suppress(ValueError, SyntaxError):  # the two changes overlap
-            if does_the_same(define(exercise.name, substituted(exercise, *pair), exercise.target), True):
-                return pair
-    return ()
-
-
-def _named(mistakes: tuple[Mistake, ...]) -> str:
-    if len(mistakes) < 2:
-        return "".join(m.sentence for m in mistakes)
-    return f"Two things at once. {mistakes[0].sentence}\nAnd: {mistakes[1].sentence}"
+@contextlib.contextmanager
+def _one_thread():
+    """The inputs are tiny: on a busy machine several threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 # ---------------------------------------------------------------------------------------------------- the object itself

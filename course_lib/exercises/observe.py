@@ -5,6 +5,7 @@ observations.
 """
 
 import dataclasses
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Iterator
@@ -33,6 +34,12 @@ class Observation:
     @property
     def error(self) -> BaseException | None:
         return self.outcome.error
+
+    @functools.cached_property
+    def largest_gradient(self) -> float:
+        """The largest entry of all gradients."""
+        gradients = [v for n, v in self.leaves.items() if n.startswith("the gradient of ") and v.numel()]
+        return max((float(v.nan_to_num().abs().max()) for v in gradients), default=0.0)
 
 
 @dataclass(frozen=True, eq=False)

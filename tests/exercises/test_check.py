@@ -1,6 +1,7 @@
 """The judgement itself: what passes, what fails, and what the learner reads."""
 
 import pytest
+import torch
 
 from course_lib.exercises.catalogue import define, get, stub_source, substituted, wrong_answer
 from course_lib.exercises.checking import check
@@ -108,6 +109,22 @@ def test_modules_in_a_plain_list_are_explained(sample):
 def test_the_first_part_that_goes_wrong_is_named(sample):
     code = substituted(get("Gate")).replace("self.linear(x)", "self.linear(x.flip(1))")
     assert "`linear` is the first part that receives something wrong" in judged("Gate", code).sentence
+
+
+def test_a_gradient_that_is_zero_in_theory_may_be_noise():
+    """softmax ignores a shift of all scores, so this bias has no gradient; other roundings must not fail."""
+    from course_lib.exercises.compare import alike
+    from course_lib.exercises.observe import Observation
+    from course_lib.exercises.sandbox import Outcome
+
+    names = ("the gradient of w", "the gradient of b")
+    one, other = (
+        Observation(Outcome(), dict(zip(names, (torch.tensor([3.0]), torch.tensor([noise])), strict=True)))
+        for noise in (1e-7, -2e-7)
+    )
+    assert alike(get("attention"), one, other)
+    other.leaves[names[1]] = torch.tensor([1e-2])
+    assert not alike(get("attention"), one, other)
 
 
 def test_a_property_is_told_in_its_own_words(sample):

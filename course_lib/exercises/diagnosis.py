@@ -1,0 +1,53 @@
+"""Which catalogued mistake does the same thing as an answer, however either of them is written?"""
+
+import contextlib
+import functools
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from course_lib.exercises.catalogue import Exercise, Mistake, define, get, substituted, wrong_answer
+from course_lib.exercises.compare import alike
+from course_lib.exercises.observe import Observation, Situation, observe
+
+PAIRS_SECONDS = 1.5  # processor time for trying two mistakes at once, which is a bonus
+
+
+def diagnose(
+    exercise: Exercise,
+    seen: Sequence[tuple[Situation, Observation]],
+    outputs_suffice: bool = False,
+    also: Callable[[Any], bool] = lambda candidate: True,
+) -> tuple[Mistake, ...]:
+    """The catalogued mistake, or the pair of them, that does exactly what was seen; empty when there is none.
+
+    Args:
+        seen: what the answer did, the most telling situation first.
+        outputs_suffice: when no mistake agrees in gradients too, accept one that agrees in outputs alone.
+        also: a further condition on the mistake as a callable.
+    """
+    for gradients in (True, False) if outputs_suffice else (True,):
+        for index, mistake in enumerate(exercise.mistakes):
+            # A substitution that no longer fits the library raises; the tests see that, a learner must not.
+            with contextlib.suppress(ValueError):
+                if all(alike(exercise, _mistake_does(exercise.name, index, s), o, gradients) for s, o in seen) and also(
+                    wrong_answer(exercise, mistake)
+                ):
+                    return (mistake,)
+    deadline = time.process_time() + PAIRS_SECONDS
+    for pair in itertools.combinations([m for m in exercise.mistakes if m.old is not None], 2):
+        if time.process_time() > deadline:
+            break
+        with contextlib.suppress(ValueError, SyntaxError):  # the two changes overlap
+            both = define(exercise.name, substituted(exercise, *pair), exercise.target)
+            if all(alike(exercise, observe(exercise, both, s, 1.0), o) for s, o in seen) and also(both):
+                return pair
+    return ()
+
+
+@functools.cache
+def _mistake_does(name: str, index: int, situation: Situation) -> Observation:
+    """What a catalogued mistake does in a situation; the same for every learner, so kept."""
+    exercise = get(name)
+    return observe(exercise, wrong_answer(exercise, exercise.mistakes[index]), situation, exercise.seconds)
