@@ -1,0 +1,1 @@
+"""One loop, averages, checkpoints and presets."""

@@ -1,0 +1,93 @@
+"""The frame autoencoder: shapes, the KL term, whitening, and that it can learn."""
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from course_lib.models.autoencoder import AutoencoderConfig, Gaussian, KLAutoencoder, autoencoder_loss
+
+SMALL = AutoencoderConfig(channels=3, latent_channels=5, width=8, width_low=12, blocks=1)
+
+
+def model(config: AutoencoderConfig = SMALL) -> KLAutoencoder:
+    torch.manual_seed(0)
+    return KLAutoencoder(config)
+
+
+def test_eight_times_smaller_and_back():
+    frames = torch.rand(2, 3, 24, 40) * 2 - 1
+    latents = model().encode(frames)
+    assert latents.mean.shape == latents.logvar.shape == (2, 5, 3, 5)
+    assert model().decode(latents.mean).shape == frames.shape
+    with pytest.raises(ValueError, match="24 x 41"):
+        model().encode(torch.zeros(1, 3, 24, 41))
+
+
+def test_kl_is_the_textbook_one_and_zero_for_a_standard_normal():
+    g = Gaussian(torch.randn(2, 5, 3, 3), torch.randn(2, 5, 3, 3))
+    reference = kl_divergence(Normal(g.mean, (0.5 * g.logvar).exp()), Normal(0.0, 1.0)).mean()
+    assert torch.allclose(g.kl(), reference, atol=1e-6)
+    assert Gaussian(torch.zeros(2, 3), torch.zeros(2, 3)).kl() == 0
+
+
+def test_samples_have_the_asked_mean_and_spread_and_follow_the_generator():
+    g = Gaussian(torch.full((20_000,), 2.0), torch.full((20_000,), -2.0))
+    drawn = g.sample(torch.Generator().manual_seed(0))
+    assert drawn.mean() == pytest.approx(2, abs=0.02) and drawn.std() == pytest.approx(torch.e**-1, abs=0.02)
+    assert torch.equal(drawn, g.sample(torch.Generator().manual_seed(0)))
+
+
+def test_whitened_latents_have_mean_zero_and_spread_one_and_decompress_undoes_compress():
+    m = model()
+    video = torch.rand(3, 3, 5, 16, 24) * 2 - 1
+    before = m.decompress(m.compress(video))
+    raw = m.compress(video)
+    m.fit_whitening(raw)
+    white = m.compress(video)
+    assert torch.allclose(white.mean(dim=(0, 2, 3, 4)), torch.zeros(5), atol=1e-4)
+    assert torch.allclose(white.std(dim=(0, 2, 3, 4)), torch.ones(5), atol=1e-3)
+    assert torch.allclose(m.decompress(white), before, atol=1e-4)
+    m.fit_whitening(white)  # already white: nothing more to remember
+    assert torch.allclose(m.compress(video), white, atol=1e-3)
+
+
+def test_frames_of_a_video_are_coded_one_by_one_and_in_order():
+    m = model()
+    video = torch.rand(2, 3, 5, 16, 24) * 2 - 1
+    changed = video.clone()
+    changed[1, :, 3] = 0
+    moved = (m.compress(video) != m.compress(changed)).any(dim=(1, 3, 4))
+    assert moved.tolist() == [[False] * 5, [False, False, False, True, False]]
+
+
+def test_ink_weighs_more_than_background():
+    m = model(AutoencoderConfig(width=8, width_low=12, blocks=1))
+    frames = torch.ones(2, 1, 16, 16)
+    losses = [
+        autoencoder_loss(m, frames, torch.Generator().manual_seed(0), ink=ink, kl=0.0).item() for ink in (1.0, 5.0)
+    ]
+    assert losses[1] == pytest.approx(5 * losses[0])
+
+
+def test_it_learns_a_handful_of_frames():
+    m = model(AutoencoderConfig(width=16, width_low=16, blocks=1))
+    g = torch.Generator().manual_seed(0)
+    frames = torch.nn.functional.avg_pool2d(torch.randn(4, 1, 24, 24, generator=g), 5, 1, 2).sign()
+    optimizer = torch.optim.AdamW(m.parameters(), 3e-3)
+    first = None
+    for _ in range(60):
+        loss = autoencoder_loss(m, frames, g, ink=1.0, kl=1e-3)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        first = first or loss.item()
+    assert loss.item() < 0.3 * first
+
+
+def test_every_parameter_gets_a_gradient():
+    m = model()
+    with torch.no_grad():
+        for p in m.parameters():
+            p.add_(0.01 * torch.randn(p.shape))
+    autoencoder_loss(m, torch.rand(2, 3, 16, 16), torch.Generator(), ink=2.0, kl=1e-2).backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in m.parameters())
