@@ -52,7 +52,7 @@ class UsualMovingMNIST(Dataset):
 
 
 def rates(make: Callable[[], int], rounds: int) -> tuple[float, float]:
-    """Best rate per second of wall time and per second of this process's CPU time; ``make`` returns how many it made."""
+    """Best rates per second of wall time and of this process's CPU time; ``make`` returns how many things it made."""
     per_wall, per_cpu = 0.0, 0.0
     for _ in range(rounds + 1):  # the first warms up
         wall, cpu = time.perf_counter(), time.process_time()

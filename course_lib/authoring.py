@@ -6,6 +6,7 @@ each picture, and has cell ids that stay the same. ``execute`` makes it so, ``ch
 
 import argparse
 import contextlib
+import html
 import os
 import re
 import sys
@@ -106,10 +107,23 @@ def clean(notebook: Any) -> None:
             cell.metadata.pop(key, None)
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if not any(kind in o.get("data", {}) for kind in WIDGET_TYPES)]
-            for output in cell.outputs:
-                # A picture of course_lib.viz is there twice: the <img> is for a live JupyterLab, the PNG is enough here.
-                if output.get("metadata", {}).get("image/png", {}).get("alt"):
-                    output.data.pop("text/html", None)
+            cell.outputs = [kept for output in cell.outputs for kept in _pictures_with_words(output)]
+
+
+def _pictures_with_words(output: Any) -> list[Any]:
+    """A picture of ``course_lib.viz`` without its HTML, followed by its words to unfold.
+
+    The HTML holds the picture a second time, with its alt text, for a live JupyterLab. A saved page does without:
+    GitHub surely shows a PNG. But then neither JupyterLab nor nbconvert tells what it shows, so the words stand below.
+    """
+    from nbformat.v4 import new_output
+
+    alt = output.get("metadata", {}).get("image/png", {}).get("alt")
+    if not alt or output.data.pop("text/html", None) is None:
+        return [output]
+    style = "font-size:smaller;opacity:.75"
+    page = f'<details style="{style}"><summary>the picture in words</summary>{html.escape(alt)}</details>'
+    return [output, new_output("display_data", {"text/html": page, "text/plain": alt})]
 
 
 def _write(path: Path, notebook: Any) -> None:
@@ -121,6 +135,7 @@ def _write(path: Path, notebook: Any) -> None:
     text = nbformat.writes(notebook, indent=1).rstrip("\n") + "\n"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_atomically(path, text)
+        path.chmod(0o644)  # a temporary file is its owner's alone, a notebook is everybody's
 
 
 # --------------------------------------------------------------------------------------- notebooks as Python scripts

@@ -52,10 +52,10 @@ def factor(anew: bool = False) -> float:
 
 
 def busy() -> bool:
-    """True while other programs keep the cores busy, which makes any timing meaningless."""
+    """True while other programs keep the cores busy, so that a probe would mislead; ``COURSE_SPEED`` makes it none."""
     import psutil
 
-    return psutil.getloadavg()[0] > 0.75 * (psutil.cpu_count() or 1)
+    return not os.environ.get("COURSE_SPEED") and psutil.getloadavg()[0] > 0.75 * (psutil.cpu_count() or 1)
 
 
 def measure(seconds: float = PROBE_SECONDS) -> float:

@@ -23,7 +23,15 @@ from course_lib.models.autoencoder import AutoencoderConfig, KLAutoencoder
 from course_lib.models.dit import DiTConfig, VideoDiT
 from course_lib.paths import checkpoints_dir
 from course_lib.profile import pick_device
-from course_lib.training.checkpoint import load_checkpoint, load_weights, save_checkpoint, under_prefix, with_prefix
+from course_lib.training.checkpoint import (
+    load_checkpoint,
+    load_weights,
+    pack,
+    save_checkpoint,
+    under_prefix,
+    unpack,
+    with_prefix,
+)
 
 KIND = "video generator"
 
@@ -163,7 +171,7 @@ class VideoGenerator(nn.Module):
             world = World(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.info["world"].items()})
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} does not describe a generator that this version knows: {error!r}") from error
-        tensors = {name: tensor.float() for name, tensor in found.tensors.items()}
+        tensors = unpack(found.tensors)
         # The vocabulary may have grown since: find each of today's words in the file's list, and give new ones nothing.
         table = tensors["dit.caption.words.weight"]
         row = {word: i for i, word in enumerate(words)}
@@ -174,8 +182,8 @@ class VideoGenerator(nn.Module):
         made = cls(autoencoder, dit, world, found.info.get("about", {}))
         return made.to(device or pick_device()).eval().requires_grad_(False)
 
-    def save(self, path: Path, dtype: torch.dtype = torch.bfloat16) -> None:
-        """Write everything that ``from_checkpoint`` needs into one file, weights rounded to ``dtype``."""
+    def save(self, path: Path, small: bool = True) -> None:
+        """Write everything that ``from_checkpoint`` needs into one file; ``small`` keeps about a byte per weight."""
         tensors = with_prefix("autoencoder", self.autoencoder.state_dict()) | with_prefix("dit", self.dit.state_dict())
         info = {
             "kind": KIND,
@@ -185,7 +193,7 @@ class VideoGenerator(nn.Module):
             "words": list(VOCABULARY),
             "about": self.info,
         }
-        save_checkpoint(path, {name: tensor.to(dtype) for name, tensor in tensors.items()}, info)
+        save_checkpoint(path, pack(tensors) if small else tensors, info)
 
     def caption(self, prompt: str, seed: int = 0, expand: bool = True) -> str:
         """The text that the model reads for a prompt.

@@ -122,15 +122,19 @@ def test_each_fault_is_found(clean, change, words):
     assert found[0].startswith("lesson.ipynb: ")
 
 
-def test_a_picture_is_saved_once(clean):
+def test_a_picture_is_saved_once_with_its_words_below(clean):
     notebook, _ = clean
-    data = {"image/png": "aGk=", "text/html": "<img alt='a dot'>", "text/plain": "a dot"}
-    for metadata, kinds in [({"image/png": {"alt": "a dot"}}, {"image/png", "text/plain"}), ({}, set(data))]:
-        notebook.cells[-1] = nbformat.v4.new_code_cell(
-            "x", outputs=[nbformat.v4.new_output("display_data", dict(data), metadata=metadata)]
-        )
+    data = {"image/png": PNG, "text/html": "<img alt='a <dot>'>", "text/plain": "a <dot>"}
+    described, foreign = (
+        v4.new_output("display_data", dict(data), metadata=metadata)
+        for metadata in ({"image/png": {"alt": "a <dot>"}}, {})
+    )
+    notebook.cells[-1] = code("two", "show()", described, foreign, count=2)
+    for _ in range(2):  # cleaning twice changes nothing more
         authoring.clean(notebook)
-        assert set(notebook.cells[-1].outputs[0].data) == kinds
+        picture, words, other = notebook.cells[-1].outputs
+        assert set(picture.data) == {"image/png", "text/plain"} and set(other.data) == set(data)
+        assert "<summary>" in words.data["text/html"] and "a &lt;dot&gt;" in words.data["text/html"]
 
 
 def test_alt_text_may_stand_in_the_metadata(clean):

@@ -115,9 +115,8 @@ def _draw(scenes: SceneBatch, digits: Digits, placement: Placement, channels: in
                 tint = RGB[scenes.colour[clip, slot]].float() / 255
                 glyph = (glyph * tint[:, :, None, None]).round().byte()
             row = clip[:, None, None] * (channels * frames) + offset  # (m, c, f)
-            glyph = glyph[:, :, None].expand(-1, -1, frames, -1, -1).flatten(0, 2)
-            top, left = path[clip, slot].transpose(1, 2)[:, :, None].expand(-1, -1, channels, -1).unbind(1)
-            paint(flat, row.flatten(), glyph, top.flatten(), left.flatten())
+            top, left = path[clip, slot][:, None].unbind(-1)  # (m, 1, f) each
+            paint(flat, row, glyph[:, :, None], top, left)
     return video
 
 

@@ -131,7 +131,7 @@ def _tiles(images: Tensor) -> Tensor:
 def main() -> None:
     """Train the judge and write it to ``data/checkpoints/judge.safetensors``."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=checkpoints_dir() / "judge.safetensors")
     options = parser.parse_args()

@@ -110,7 +110,8 @@ def _judge(exercise: Exercise, answer: Any) -> Verdict:
         crash = f"Your code stopped with {_raised(got.error)}{_line(got, filename)}"
         details = "; ".join(filter(None, [*details, crash if named else ""]))
         return verdict(CRASHED, named or crash, details, printed, mistakes=mistakes)
-    sentence = named or (broken[0] if broken else difference.sentence)
+    where = f"\nSeen with: {difference.situation.label}." if not (named or broken) else ""
+    sentence = named or (broken[0] if broken else difference.sentence + where)
     pictures = _pictures(difference) if exercise.picture else None
     return verdict(FAILED, sentence, "; ".join(filter(None, details)), printed, mistakes=mistakes, pictures=pictures)
 

@@ -33,11 +33,15 @@ def first_difference(
             return _wrong_structure(got, want), ""
         if name.startswith("the gradient of ") and not expected.isfinite().all():
             continue  # the course's own gradient is not defined here, so there is nothing to ask for
+        remembered = ""
+        if name.startswith("the output of a second call"):
+            remembered = "The first call is right, the next one is not: the instance remembers something. "
         found = _wrong_kind(exercise, name, got.leaves[name], expected, inputs)
         if found:
-            return found, ""
+            return remembered + found, ""
         if not _close(got.leaves[name], expected, exercise.tolerance, _floor(want, name)):
-            return _wrong_values(exercise, name, got, want)
+            sentence, numbers = _wrong_values(exercise, name, got, want)
+            return remembered + sentence, numbers
     if len(_outputs(got)) != len(_outputs(want)):
         return _wrong_structure(got, want), ""
     return "", ""
@@ -58,7 +62,7 @@ def alike(exercise: Exercise, a: Observation, b: Observation, gradients: bool = 
 
 
 def note_on_dtype(got: Observation, want: Observation) -> str:
-    """A remark that does not fail an answer: right values in an unexpected precision."""
+    """A remark that does not fail an answer: right integers of an unexpected width."""
     for name, expected in _outputs(want).items():
         value = got.leaves.get(name)
         if isinstance(expected, Tensor) and isinstance(value, Tensor) and value.dtype != expected.dtype:
@@ -105,7 +109,7 @@ def _wrong_kind(exercise: Exercise, name: str, got: Any, want: Any, inputs: dict
         )
     if got.shape != want.shape:
         return _wrong_shape(exercise, name, got, want, inputs)
-    if _family(got) != _family(want):
+    if _family(got) != _family(want) or (want.is_floating_point() and got.dtype != want.dtype):
         return f"{_capital(name)} has dtype {got.dtype}, expected {want.dtype}."
     if want.isfinite().all() and not got.isfinite().all():
         bad = ~got.isfinite()
@@ -158,8 +162,12 @@ def _wrong_values(exercise: Exercise, name: str, got: Observation, want: Observa
             return f"The values are right, but no gradient reaches `{what}`: something detaches it on the way.", numbers
         return f"The values are right, but the gradient of `{what}` is not: something is detached or leaks.", numbers
     pattern = explain(a, b)
+    wrong = f"{_capital(name)} has the right shape but wrong values."
+    others = [n for n in _outputs(want) if n != name]
+    if others and all(_close(got.leaves.get(n), want.leaves[n], exercise.tolerance) for n in others):
+        wrong = f"{_capital(name)} has wrong values; {' and '.join(others)} is right."
     where = _diverging_part(got, want)
-    return " ".join(filter(None, [f"{_capital(name)} has the right shape but wrong values.", pattern, where])), numbers
+    return " ".join(filter(None, [wrong, pattern, where])), numbers
 
 
 def _diverging_part(got: Observation, want: Observation) -> str:
@@ -225,9 +233,14 @@ def _close(a: Any, b: Any, tolerance: float, floor: float = 1e-3) -> bool:
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         if not (_numeric(a) and _numeric(b)):
             return a is None and b is None
-        a, b = torch.as_tensor(a).detach().to(torch.float64), torch.as_tensor(b).detach().to(torch.float64)
+        a, b = torch.as_tensor(a).detach(), torch.as_tensor(b).detach()
         if a.shape != b.shape:
             return False
+        if not (a.is_floating_point() or b.is_floating_point() or a.is_complex() or b.is_complex()):
+            return bool((a == b).all())
+        if a.dtype == b.dtype == torch.float64 and tolerance < 1e-2:
+            tolerance = 1e-9  # whoever computes in float64 must not go through float32 on the way
+        a, b = a.to(torch.float64), b.to(torch.float64)
         finite = b[b.isfinite()]
         scale = max(float(finite.abs().max()) if finite.numel() else 0.0, floor)
         return torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale / 10, equal_nan=True)
@@ -252,7 +265,7 @@ def _family(tensor: Tensor) -> str:
 
 
 def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return text[:1].upper() + text[1:] if text.startswith("the ") else f"`{text}`"
 
 
 def _named(value: Any) -> str:

@@ -41,7 +41,7 @@ def diagnose(
             break
         with contextlib.suppress(ValueError, SyntaxError):  # the two changes overlap
             both = define(exercise.name, substituted(exercise, *pair), exercise.target)
-            if all(alike(exercise, observe(exercise, both, s, 1.0), o) for s, o in seen) and also(both):
+            if all(alike(exercise, observe(exercise, both, s, exercise.seconds), o) for s, o in seen) and also(both):
                 return pair
     return ()
 

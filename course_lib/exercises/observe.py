@@ -50,6 +50,7 @@ class Situation:
     note: str = ""
     seed: int = 1
     alter: Callable[[Any], Any] | None = None
+    then: "Situation | None" = None  # for modules: call the same instance once more, with these inputs
     batch_axes: tuple[str, ...] = ()  # inputs to cut to the first element of the batch
     training: bool = False
 
@@ -66,7 +67,7 @@ class Situation:
 
 def situations(exercise: Exercise) -> list[Situation]:
     """Every case as it is, then each one with another seed and another memory layout; modules also in train mode."""
-    plain = [Situation(case) for case in exercise.cases]
+    plain = [Situation(case, then=_another(exercise, case)) for case in exercise.cases]
     again = [Situation(case, "other values", seed=2) for case in exercise.cases]
     laid = [Situation(case, "not contiguous in memory", seed=3, alter=_not_contiguous) for case in exercise.cases]
     one = [
@@ -78,6 +79,14 @@ def situations(exercise: Exercise) -> list[Situation]:
         Situation(case, "in train mode", seed=4, training=True) for case in exercise.cases[:1] if exercise.is_class
     ]
     return plain + again + laid + one + train
+
+
+def _another(exercise: Exercise, case: Case) -> "Situation | None":
+    """Inputs for a second call on the same instance: another case of equal construction, else other values."""
+    if not exercise.is_class or case.init is None or case.call is not None:
+        return None
+    others = [c for c in exercise.cases if c.init == case.init and c is not case and c.call is None]
+    return Situation(others[0] if others else case, "" if others else "other values", seed=6)
 
 
 def _batch_axes(exercise: Exercise, situation: Situation) -> tuple[str, ...]:
@@ -115,7 +124,7 @@ def observe(exercise: Exercise, answer: Any, situation: Situation, seconds: floa
     if observation.error is not None:
         return observation
     observation.changed = [name for name, old in situation.inputs().items() if not _same(old, inputs[name])]
-    observation.leaves = dict(_leaves(observation.outcome.value))
+    observation.leaves = dict(_leaves(observation.outcome.value)) | observation.leaves
     if exercise.gradients and not observation.changed:
         second = run_guarded(lambda: _gradients(exercise, answer, situation), seconds)
         if second.error is not None:
@@ -138,7 +147,11 @@ def _run(exercise, answer, situation, inputs, observation=None, record_parts=Fal
         torch.manual_seed(0)
         answer = module
     with torch.set_grad_enabled(observation is None):
-        return case.call(answer, **inputs) if case.call else answer(**inputs)
+        value = case.call(answer, **inputs) if case.call else answer(**inputs)
+        if observation is not None and situation.then is not None:
+            again = answer(**situation.then.inputs())
+            observation.leaves |= dict(_leaves(again, f"the output of a second call ({situation.then.label})"))
+        return value
 
 
 def _gradients(exercise, answer, situation) -> dict[str, Any]:

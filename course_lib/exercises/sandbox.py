@@ -50,8 +50,7 @@ def run_guarded(function: Callable[[], Any], seconds: float) -> Outcome:
     value, error = None, None
     with _restored_state(), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
-            with _time_limit(seconds):
-                value = function()
+            value = _run_limited(function, seconds)
         except KeyboardInterrupt:
             raise  # the learner pressed stop: that is theirs to do
         except BaseException as caught:  # SystemExit and TimeLimitExceeded included
@@ -84,55 +83,67 @@ class _BoundedText(io.TextIOBase):
 # ---------------------------------------------------------------------------------------------------------- time limit
 
 
-@contextlib.contextmanager
-def _time_limit(seconds: float):
-    """Interrupt the block after ``seconds``, again and again until it ends: a bare ``except:`` must not swallow it.
+def _run_limited(function: Callable[[], Any], seconds: float) -> Any:
+    """Call ``function``; raise ``TimeLimitExceeded`` inside it after ``seconds``, again and again until it ends.
 
-    Signals reach the main thread only; elsewhere the block runs without a limit.
+    Signals reach the main thread only; elsewhere the function runs without a limit.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    home, over, done = sys._getframe(), threading.Event(), False
-    deadline = time.monotonic() + seconds
+        return function()
+    home, deadline = sys._getframe(), time.monotonic() + seconds
+    over, turn, fired = threading.Event(), threading.Lock(), []
     old_handler, old_trace = signal.getsignal(signal.SIGINT), sys.gettrace()
 
     def on_signal(number, frame):
-        if done:
-            return
         if time.monotonic() < deadline:
             raise KeyboardInterrupt
-        # From here on every further line of the learner's frames raises too, whatever catches the first exception.
-        sys.settrace(raise_on_line)
+        # Only where the function is still running: an exception in our own lines would leave the handlers behind.
+        frames = []
         while frame is not None and frame is not home:
-            frame.f_trace = raise_on_line
+            frames.append(frame)
             frame = frame.f_back
+        if frame is None or not frames or frames[-1].f_code is not function.__code__ or over.is_set():
+            return
+        # From here on every further line of the learner's frames raises too: a bare `except:` must not swallow it.
+        sys.settrace(raise_on_line)
+        for inner in frames:
+            inner.f_trace = raise_on_line
         raise TimeLimitExceeded(f"stopped after {seconds:g} s")
 
     def raise_on_line(frame, event, argument):
-        if event == "line" and not done and not frame.f_code.co_filename.startswith(_NOT_THE_LEARNERS):
+        if event == "line" and not frame.f_code.co_filename.startswith(_NOT_THE_LEARNERS):
             raise TimeLimitExceeded(f"stopped after {seconds:g} s")
         return raise_on_line
 
     def watch():
         wait = seconds
         while not over.wait(wait):
-            _interrupt_main()
+            with turn:  # never after the main thread has taken its handler down
+                if not over.is_set():
+                    fired.append(True)
+                    _interrupt_main()
             wait = 0.2
 
     signal.signal(signal.SIGINT, on_signal)
     threading.Thread(target=watch, daemon=True).start()
     try:
-        yield
+        return function()
     finally:
-        done = True  # a plain name first: a call here would still be traced, and raise
         sys.settrace(old_trace)
-        over.set()
+        with turn:
+            over.set()
+        if fired:
+            time.sleep(0.01)  # a last signal may still be on its way; it must meet our handler
         signal.signal(signal.SIGINT, old_handler if old_handler is not None else signal.default_int_handler)
 
 
 # Frames that only clean up while the exception passes; raising there again would hide where the learner's code was.
-_NOT_THE_LEARNERS = (os.path.dirname(__file__), contextlib.__file__, os.path.dirname(torch.__file__))
+_NOT_THE_LEARNERS = (
+    os.path.dirname(__file__),
+    contextlib.__file__,
+    threading.__file__,
+    os.path.dirname(torch.__file__),
+)
 
 
 def _interrupt_main() -> None:

@@ -141,18 +141,44 @@ def _per_channel(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1)
 
 
+def slowness(latents: Float[Tensor, "b z f h w"]) -> Float[Tensor, ""]:
+    """How much latents change from frame to frame, as a share of how much they differ between clips; 0 is a still code.
+
+    A code that only has to reconstruct is free to change wildly when a digit moves by one pixel, and then a diffusion
+    model has to learn every code for every pixel of every place. Slow codes cost little to reconstruct from and are
+    several times easier to denoise. The variance is taken at each place over clips: over places, a constant
+    pattern along the border would count as variance, and the network finds that way out.
+
+    Source: Wiskott and Sejnowski 2002 (slow feature analysis), eq. 1-2, with the constraint as a quotient.
+    """
+    change = latents.diff(dim=2).square().mean(dim=(0, 2, 3, 4))
+    spread = latents[:, :, 0].var(dim=0).mean(dim=(1, 2))
+    return (change / spread.clamp(min=1e-4)).mean()
+
+
 def autoencoder_loss(
-    model: KLAutoencoder, frames: Float[Tensor, "b c h w"], generator: torch.Generator, *, ink: float, kl: float
+    model: KLAutoencoder,
+    video: Float[Tensor, "b c f h w"],
+    generator: torch.Generator,
+    *,
+    ink: float,
+    kl: float,
+    slow: float,
 ) -> Float[Tensor, ""]:
-    """Weighted squared error of the reconstruction plus ``kl`` times the KL divergence.
+    """Weighted squared error of the reconstruction, plus ``kl`` times the divergence and ``slow`` times the slowness.
 
     Args:
-        frames: in [-1, 1].
+        video: short clips in [-1, 1], two or more, of two or more frames where ``slow`` is not 0.
         generator: for the latent noise.
         ink: weight of pixels that are not black. Digits cover a tenth of the canvas; without it the background wins.
-        kl: weight of the divergence (averaged over latents); about 1e-3.
+        kl: weight of the divergence (averaged over latents). Small: 2e-2 makes latents look like noise, and then
+            nothing can denoise them.
+        slow: weight of ``slowness``.
     """
+    frames = rearrange(video, "b c f h w -> (b f) c h w")
     latents = model.encode(frames)
     error = (model.decode(latents.sample(generator)) - frames).square()
-    weight = torch.where(frames > -0.9, ink, 1.0)
-    return (weight * error).mean() + kl * latents.kl()
+    loss = (torch.where(frames > -0.9, ink, 1.0) * error).mean() + kl * latents.kl()
+    if slow:
+        loss = loss + slow * slowness(rearrange(latents.mean, "(b f) z h w -> b z f h w", f=video.shape[2]))
+    return loss

@@ -152,7 +152,8 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         self.d, self.positions = d, positions
-        self.embed = embedding(vocabulary, d)
+        self.embed = nn.Embedding(vocabulary, d)
+        nn.init.normal_(self.embed.weight, std=d**-0.5)  # times sqrt(d) they are as large as the positions
         self.layers = nn.ModuleList(layer(d, heads, d_ff, dropout) for _ in range(layers))
         self.dropout = nn.Dropout(dropout)
 
@@ -197,7 +198,8 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         self.d, self.positions = d, positions
-        self.embed = embedding(vocabulary, d)
+        self.embed = nn.Embedding(vocabulary, d)
+        nn.init.normal_(self.embed.weight, std=d**-0.5)  # times sqrt(d) they are as large as the positions
         self.layers = nn.ModuleList(layer(d, heads, d_ff, dropout, cross=cross) for _ in range(layers))
         self.to_logits = nn.Linear(d, vocabulary, bias=False)
         if tie:
@@ -274,16 +276,6 @@ class Transformer(nn.Module):
         memory = self.encoder(source, source_keep)
         prompt = torch.full_like(source[:, :1], start)
         return continue_tokens(lambda tokens: self.decoder(tokens, memory, source_keep), prompt, end, longest)
-
-
-def embedding(vocabulary: int, d: int) -> nn.Embedding:
-    """A table of token vectors of length near 1, so that times sqrt(d) they match the positions they are added to.
-
-    The same size also gives logits of variance 1 where the table serves as the last layer.
-    """
-    table = nn.Embedding(vocabulary, d)
-    nn.init.normal_(table.weight, std=d**-0.5)
-    return table
 
 
 @torch.no_grad()

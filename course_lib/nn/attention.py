@@ -114,13 +114,16 @@ class MultiHeadAttention(nn.Module):
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
 
 
+_PARTS = ("heads", "attend", "to_q", "to_k")
+
+
 @contextmanager
 def attention_maps(model: nn.Module) -> Iterator[dict[str, Float[Tensor, "b heads queries keys"]]]:
     """Collect the weights of every multi-head attention that runs inside the ``with`` block, by module name.
 
-    The weights are worked out again from what went into each module, so the model may attend with a fused kernel or
-    with a learner's own code, as long as its parts are called ``heads``, ``to_q`` and ``to_k``. A module that runs
-    twice keeps its last weights. They are detached.
+    The weights are worked out again from what went into each module, so the model may attend with a fused kernel, as
+    long as its parts are called ``heads``, ``attend``, ``to_q`` and ``to_k``. A module that runs twice keeps its last
+    weights. They are detached.
     """
     maps: dict[str, Tensor] = {}
 
@@ -132,11 +135,13 @@ def attention_maps(model: nn.Module) -> Iterator[dict[str, Float[Tensor, "b head
             q = rearrange(module.to_q(call["x"]), "b n (h d) -> b h n d", h=module.heads)
             k = module.to_k(call["x"] if context is None else context)
             k = rearrange(k, "b n (h d) -> b h n d", h=module.heads)
-            maps[name] = attention(q, k, k, None if keep is None else keep[:, None])[1]
+            keep = None if keep is None else keep[:, None]
+            weights = module.attend(q, k, k, keep)[1]  # None from a fused kernel
+            maps[name] = attention(q, k, k, keep)[1] if weights is None else weights
 
         return record
 
-    found = [(n, m) for n, m in model.named_modules() if all(hasattr(m, part) for part in ("heads", "to_q", "to_k"))]
+    found = [(n, m) for n, m in model.named_modules() if all(hasattr(m, part) for part in _PARTS)]
     hooks = [module.register_forward_hook(recorder(name), with_kwargs=True) for name, module in found]
     try:
         yield maps

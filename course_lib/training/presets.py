@@ -22,21 +22,23 @@ class Preset:
     ae_width: int = 48
     ae_width_low: int = 96
     ae_blocks: int = 1
-    ae_steps: int = 2000
-    ae_batch: int = 32
+    ae_steps: int = 800
+    ae_batch: int = 16  # pairs of frames
     ae_lr: float = 2e-3
     ae_ink: float = 5.0
     ae_kl: float = 1e-3
+    ae_slow: float = 0.02
     # the cache of latents
     clips: int = 4096
     captions: int = 4  # per clip
-    short: float = 0.25  # share of short captions; the rest are descriptive
+    short: float = 0.2  # share of short captions; the rest are descriptive
+    paraphrases: bool = False  # random wordings: a bag of words needs many more steps to learn what they share
     # the transformer
     patch: tuple[int, int, int] = (2, 2, 2)
     dim: int = 192
     depth: int = 6
     heads: int = 6
-    steps: int = 900
+    steps: int = 1100
     image_share: float = 0.4  # of the steps, at the beginning, on single temporal patches
     image_batch: int = 128
     batch: int = 32
@@ -82,12 +84,14 @@ def choose(name: str, changes: dict[str, str] | None = None) -> Preset:
             raise ValueError(f"a preset has no field {key!r}; it has {', '.join(kinds)}")
         kind = kinds[key]
         try:
-            if kind in (int, float):
+            if kind is bool:
+                values[key] = {"true": True, "false": False}[text.lower()]
+            elif kind in (int, float):
                 values[key] = kind(text)
             else:
                 parts = tuple(text.split(","))
                 values[key] = tuple(map(int, parts)) if key == "patch" else parts
-        except ValueError as error:
+        except (ValueError, KeyError) as error:
             raise ValueError(f"{key}={text!r} is not of type {kind}") from error
     return replace(PRESETS[name], **values)
 

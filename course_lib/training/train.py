@@ -21,6 +21,7 @@ from course_lib.data.captions import describe
 from course_lib.data.digits import Digits, load_digits
 from course_lib.data.moving_mnist import render_scenes, sample_scenes, seeded
 from course_lib.data.sampling import SceneBatch
+from course_lib.data.scenes import Scene
 from course_lib.data.tokenizer import Tokenizer
 from course_lib.diffusion.flow import add_noise, sample_times, velocity
 from course_lib.models.autoencoder import DOWNSAMPLING, AutoencoderConfig, KLAutoencoder, autoencoder_loss
@@ -68,7 +69,8 @@ class Run:
     @property
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run to be continued."""
-        return {"preset": self.name, "seed": self.seed, "digits": self.digits, "settings": settings(self.preset)}
+        source = load_digits(self.digits).source  # "auto" means other digits once MNIST has been downloaded
+        return {"preset": self.name, "seed": self.seed, "digits": source, "settings": settings(self.preset)}
 
     @property
     def world(self) -> World:
@@ -160,7 +162,7 @@ def run_stage(
 
 
 def train_autoencoder(run: Run) -> tuple[KLAutoencoder, Tensor]:
-    """Stage 1: single frames of the world, reconstructed."""
+    """Stage 1: frames of the world, reconstructed; in pairs, so that the code can be slow."""
     p = run.preset
     torch.manual_seed(run.seed * 8 + INITIAL)
     config = AutoencoderConfig(width=p.ae_width, width_low=p.ae_width_low, blocks=p.ae_blocks)
@@ -169,8 +171,8 @@ def train_autoencoder(run: Run) -> tuple[KLAutoencoder, Tensor]:
 
     def loss_of_step(step: int) -> Tensor:
         random = run.stream(AE_FRAMES, step)
-        frames = run.clips(run.scenes(p.ae_batch, random, frames=1), random)[:, :, 0].to(run.device)
-        return autoencoder_loss(model, frames, random, ink=p.ae_ink, kl=p.ae_kl)
+        pairs = run.clips(run.scenes(p.ae_batch, random, frames=2), random).to(run.device)
+        return autoencoder_loss(model, pairs, random, ink=p.ae_ink, kl=p.ae_kl, slow=p.ae_slow)
 
     def schedule(step: int, steps: int) -> float:
         return warm_flat_decay(step, steps, flat=0.0)
@@ -192,7 +194,7 @@ def cache_latents(run: Run, autoencoder: KLAutoencoder) -> tuple[Tensor, Tensor]
             latents.append(autoencoder.compress(run.clips(scenes, random).to(run.device)).bfloat16().cpu())
             for scene in scenes:
                 levels = ["short" if x < p.short else "descriptive" for x in torch.rand(p.captions, generator=random)]
-                texts += [first_sentence(describe(scene, level, random, "train")) for level in levels]
+                texts += [wording(run, scene, level, random) for level in levels]
         words = Tokenizer().encode(texts).unflatten(0, (p.clips, p.captions))
         raw = torch.cat(latents)
         autoencoder.fit_whitening(raw.float().to(run.device))
@@ -216,7 +218,7 @@ def train_dit(run: Run, autoencoder: KLAutoencoder, latents: Tensor, words: Tens
     hidden = [part for block in model.blocks for part in (block.attention, block.mlp)]
     optimizers = muon_and_adamw(model, hidden, muon_lr=p.muon_lr, adamw_lr=p.adamw_lr)
     ema = EMA(model, p.ema)
-    about = {"shift": p.shift, "digits": load_digits(run.digits).source, **run.identity}
+    about = {"shift": p.shift, **run.identity}
     generator = VideoGenerator(autoencoder, model, run.world, about)
     latents, words = latents.to(run.device), words.to(run.device)
     image_steps = round(p.image_share * p.steps)
@@ -255,31 +257,27 @@ def train_dit(run: Run, autoencoder: KLAutoencoder, latents: Tensor, words: Tens
     return generator.eval().requires_grad_(False), history
 
 
-def asked(run: Run, scenes: SceneBatch, level: str, generator: torch.Generator | None = None) -> Tensor:
-    """Caption ids of scenes; with a generator in random training wordings, else in the plain one."""
-    wording = None if generator is None else "train"
-    return Tokenizer().encode([first_sentence(describe(scene, level, generator, wording)) for scene in scenes])
+def wording(run: Run, scene: Scene, level: str, generator: torch.Generator) -> str:
+    """A caption as the model reads it: the plain wording, or a random one if the preset trains on paraphrases."""
+    return first_sentence(describe(scene, level, generator, "train" if run.preset.paraphrases else None))
+
+
+def asked(run: Run, scenes: SceneBatch, level: str, generator: torch.Generator) -> Tensor:
+    """Caption ids of scenes."""
+    return Tokenizer().encode([wording(run, scene, level, generator) for scene in scenes])
 
 
 @torch.no_grad()
 def sheet_row(run: Run, generator: VideoGenerator) -> Tensor:
     """One row of the sample sheet: a few frames of a few digits, (height, width) in 0..255."""
-    random = run.stream(SHEET, 0)
-    batches = sample_scenes(
-        len(SHEET_DIGITS), random, directions=run.preset.directions, speeds=run.preset.speeds, **_canvas(run)
-    )
-    batches.digit[:, 0] = torch.tensor(SHEET_DIGITS)
-    random = run.stream(SHEET, 1)
-    video = generator.sample(
-        asked(run, batches, "descriptive"), random, guidance=run.preset.guidance, steps=run.preset.sample_steps
-    )
-    frames = [frame % run.preset.frames for frame in SHEET_FRAMES]
+    random, p = run.stream(SHEET, 0), run.preset
+    scenes = run.scenes(len(SHEET_DIGITS), random)
+    scenes.digit[:, 0] = torch.tensor(SHEET_DIGITS)
+    words = asked(run, scenes, "descriptive", random)
+    video = generator.sample(words, random, guidance=p.guidance, steps=p.sample_steps)
+    frames = [frame % p.frames for frame in SHEET_FRAMES]
     tiles = video[:, 0, frames].flatten(0, 1)  # (digits frames, h, w)
     return ((torch.cat(list(tiles), dim=-1) + 1) * 127.5).round().clamp(0, 255).byte()
-
-
-def _canvas(run: Run) -> dict[str, int]:
-    return {"frames": run.preset.frames, "height": run.preset.height, "width": run.preset.width}
 
 
 def save_sheet(run: Run, rows: Tensor) -> None:

@@ -176,7 +176,7 @@ def _cards(
         raise ValueError(f"columns={columns}; at least one clip stands in a row")
     scale = scale or _pleasant_scale(width, across=columns)
     tile_width, tile_height = width * scale, height * scale
-    texts, words_height = _label_block(labels, count, tile_width + GAP // 2)
+    texts, words_height = _label_block(labels, count, tile_width - GAP // 2)
     below = words_height + GAP
     page_width = GAP + columns * (tile_width + GAP)
     page_height = GAP + math.ceil(count / columns) * (tile_height + below)

@@ -15,7 +15,7 @@ def heatmap(
     title: str = "",
     highest: float | None = None,
 ) -> None:
-    """Draw ``matrix`` into a matplotlib axes, dark for 0 and bright for ``highest``, with a name at every row and column.
+    """Draw ``matrix`` into a matplotlib axes, dark for 0, bright for ``highest``, with names at the edges.
 
     Args:
         ax: a ``matplotlib.axes.Axes``.

@@ -29,6 +29,22 @@ def errors(lab) -> list[str]:
     return [output["ename"] for output in outputs if output["output_type"] == "error"]
 
 
+def test_the_first_cell_turns_a_sentence_into_a_video(lab):
+    lab.open("00_start_here.ipynb")
+    first = next(i for i, cell in enumerate(lab.cells()) if cell["cell_type"] == "code")
+    lab.run(first)
+    output = lab.show(first).locator(".jp-Cell-outputWrapper")
+    before = pictures(lab.show(first))
+    assert before and errors(lab) == []
+    output.locator("input[type=text]").fill("a 7 going up slowly")
+    output.get_by_role("button", name="Generate").click()
+    lab.page.wait_for_timeout(300)
+    lab.wait_idle()
+    assert pictures(lab.show(first)) != before
+    lab.screenshot("another sentence, another video")
+    assert errors(lab) == [] and lab.thrown == []
+
+
 def test_a_learners_first_hour(lab):
     lab.open("00_start_here.ipynb")
     lab.screenshot("opened")
@@ -95,14 +111,19 @@ def test_a_slider_changes_the_picture(lab):
 
 
 def find_slider(lab):
-    """(position of the first cell with a slider, its slider)."""
-    for index, cell in enumerate(lab.cells()):
-        kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
-        if "application/vnd.jupyter.widget-view+json" in kinds:
-            slider = lab.show(index).locator(".widget-slider").first
-            if slider.count():
-                return index, slider
-    raise AssertionError("no cell shows a slider")
+    """(position of the first cell that redraws while a slider moves, its slider)."""
+    for index in cells_with_widgets(lab):
+        output = lab.show(index).locator(".jp-Cell-outputWrapper")
+        if output.locator(".widget-slider").count() and not output.get_by_role("button").count():
+            return index, output.locator(".widget-slider").first
+    raise AssertionError("no cell shows a slider without a button")
+
+
+def cells_with_widgets(lab) -> list[int]:
+    """Positions of the cells that show a widget."""
+    kind = "application/vnd.jupyter.widget-view+json"
+    cells = enumerate(lab.cells())
+    return [i for i, cell in cells if any(kind in output.get("data", {}) for output in cell.get("outputs", []))]
 
 
 def slider_position(slider) -> float:

@@ -79,7 +79,7 @@ EXERCISES = (
             ),
         ],
         hints=[Hint("nothing works", "first"), Hint("sums are off", "second"), Hint("still off", "third")],
-        seconds=2.0,
+        seconds=4.0,
     ),
     Exercise(
         target=pass_through,

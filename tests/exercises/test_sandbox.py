@@ -167,6 +167,16 @@ def test_the_stop_button_is_not_mistaken_for_the_time_limit():
         run_guarded(lambda: time.sleep(5), 30.0)
 
 
+def test_a_limit_that_strikes_at_any_moment_is_contained():
+    """The signal may land between the end of the function and the end of the guard; nothing may escape, ever."""
+    handler = signal.getsignal(signal.SIGINT)
+    for i in range(300):
+        outcome = run_guarded(lambda: time.sleep(0.003), 0.002 + (i % 20) * 1e-4)
+        assert outcome.error is None or outcome.timed_out
+        assert signal.getsignal(signal.SIGINT) is handler
+    time.sleep(0.3)  # a stray signal would end the test run here
+
+
 def test_off_the_main_thread_code_still_runs():
     found = []
     thread = threading.Thread(target=lambda: found.append(run_guarded(lambda: 7, 1.0).value))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from course_lib.models.autoencoder import AutoencoderConfig, Gaussian, KLAutoencoder, autoencoder_loss
+from course_lib.models.autoencoder import AutoencoderConfig, Gaussian, KLAutoencoder, autoencoder_loss, slowness
 
 SMALL = AutoencoderConfig(channels=3, latent_channels=5, width=8, width_low=12, blocks=1)
 
@@ -60,13 +60,31 @@ def test_frames_of_a_video_are_coded_one_by_one_and_in_order():
     assert moved.tolist() == [[False] * 5, [False, False, False, True, False]]
 
 
-def test_ink_weighs_more_than_background():
+def test_slowness_of_known_codes():
+    g = torch.Generator().manual_seed(0)
+    first = torch.randn(4000, 3, 1, 2, 2, generator=g)
+    still = first.expand(-1, -1, 5, -1, -1)
+    assert slowness(still) == 0
+    noise = torch.randn(4000, 3, 5, 2, 2, generator=g)
+    assert slowness(noise) == pytest.approx(2, rel=0.05)  # independent frames: var(a - b) = 2 var(a)
+    assert torch.allclose(slowness(7 * noise), slowness(noise))  # a code cannot become slow by becoming small …
+    pattern = 100 * torch.randn(1, 3, 1, 2, 2, generator=g)
+    assert torch.allclose(slowness(noise + pattern), slowness(noise), atol=1e-3)  # … or by standing on a fixed pattern
+
+
+def test_the_loss_is_the_weighted_sum_of_its_three_parts():
     m = model(AutoencoderConfig(width=8, width_low=12, blocks=1))
-    frames = torch.ones(2, 1, 16, 16)
-    losses = [
-        autoencoder_loss(m, frames, torch.Generator().manual_seed(0), ink=ink, kl=0.0).item() for ink in (1.0, 5.0)
-    ]
-    assert losses[1] == pytest.approx(5 * losses[0])
+    video = torch.ones(3, 1, 2, 16, 16)
+    video[1] = torch.rand(1, 2, 16, 16)
+
+    def loss(ink=1.0, kl=0.0, slow=0.0):
+        return autoencoder_loss(m, video, torch.Generator().manual_seed(0), ink=ink, kl=kl, slow=slow).item()
+
+    assert loss(ink=5.0) == pytest.approx(5 * loss(), rel=1e-5)  # every pixel is ink
+    latents = m.encode(video.transpose(1, 2).flatten(0, 1))
+    assert loss(kl=0.3) - loss() == pytest.approx(0.3 * latents.kl().item(), abs=1e-5)
+    codes = latents.mean.unflatten(0, (3, 2)).transpose(1, 2)
+    assert loss(slow=0.3) - loss() == pytest.approx(0.3 * slowness(codes).item(), rel=1e-3)
 
 
 def test_it_learns_a_handful_of_frames():
@@ -74,14 +92,14 @@ def test_it_learns_a_handful_of_frames():
     g = torch.Generator().manual_seed(0)
     frames = torch.nn.functional.avg_pool2d(torch.randn(4, 1, 24, 24, generator=g), 5, 1, 2).sign()
     optimizer = torch.optim.AdamW(m.parameters(), 3e-3)
-    first = None
+    losses = []
     for _ in range(60):
-        loss = autoencoder_loss(m, frames, g, ink=1.0, kl=1e-3)
+        loss = autoencoder_loss(m, frames[:, :, None], g, ink=1.0, kl=1e-3, slow=0.0)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        first = first or loss.item()
-    assert loss.item() < 0.3 * first
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
 
 
 def test_every_parameter_gets_a_gradient():
@@ -89,5 +107,5 @@ def test_every_parameter_gets_a_gradient():
     with torch.no_grad():
         for p in m.parameters():
             p.add_(0.01 * torch.randn(p.shape))
-    autoencoder_loss(m, torch.rand(2, 3, 16, 16), torch.Generator(), ink=2.0, kl=1e-2).backward()
+    autoencoder_loss(m, torch.rand(2, 3, 2, 16, 16), torch.Generator(), ink=2.0, kl=1e-2, slow=0.1).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in m.parameters())

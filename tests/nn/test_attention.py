@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
 from course_lib.nn.attention import MultiHeadAttention, attention, attention_maps, fused_attention
@@ -185,3 +186,15 @@ def test_maps_are_detached_named_and_stop_after_the_block():
     before = maps["two"]
     model["two"](2 * x)
     assert maps["two"] is before
+
+
+def test_maps_show_the_attention_that_the_module_uses():
+    def unscaled(q, k, v, keep=None):
+        return attention(q * q.shape[-1] ** 0.5, k, v, keep)
+
+    x = torch.randn(B, QUERIES, 12)
+    module = MultiHeadAttention(12, 3, unscaled)
+    q, k = (rearrange(part(x), "b n (h d) -> b h n d", h=3) for part in (module.to_q, module.to_k))
+    with attention_maps(module) as maps:
+        module(x)
+    torch.testing.assert_close(maps[""], (q @ k.mT).softmax(-1))

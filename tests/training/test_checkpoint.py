@@ -16,9 +16,11 @@ from course_lib.training.checkpoint import (
     load_checkpoint,
     load_weights,
     optimizer_tensors,
+    pack,
     restore_optimizer,
     save_checkpoint,
     under_prefix,
+    unpack,
     with_prefix,
     write_atomically,
 )
@@ -159,3 +161,19 @@ def test_weights_and_states_of_other_models_are_refused():
     optimizer = torch.optim.AdamW(layer.parameters())
     with pytest.raises(ValueError, match="'other'"):
         restore_optimizer(optimizer, {p: n for n, p in layer.named_parameters()}, {"other.step": torch.zeros(())})
+
+
+def test_packed_weights_are_small_and_close():
+    torch.manual_seed(0)
+    tensors = {"matrix": torch.randn(64, 67), "kernel": torch.randn(40, 12, 3, 3) * 5, "bias": torch.randn(7)}
+    tensors |= {"zero": torch.zeros(64, 64), "count": torch.tensor([3])}
+    packed = pack(tensors)
+    assert packed["matrix.int8"].dtype == torch.int8 and packed["bias"].dtype == torch.bfloat16
+    assert sum(t.nbytes for t in packed.values()) < 0.3 * sum(t.nbytes for t in tensors.values())
+    back = unpack(packed)
+    assert back.keys() == tensors.keys() and torch.equal(back["count"], tensors["count"])
+    for name in ("matrix", "kernel"):
+        assert back[name].shape == tensors[name].shape
+        assert (back[name] - tensors[name]).std() < 0.015 * tensors[name].std()
+    assert torch.equal(back["zero"], tensors["zero"])
+    assert all(torch.equal(v, tensors[k]) for k, v in unpack(tensors).items())

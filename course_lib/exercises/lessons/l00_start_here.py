@@ -34,6 +34,17 @@ def _rooms_without_width(g: torch.Generator) -> dict[str, Tensor]:
     return flights | dict(limit=flights["limit"] * room, start=flights["start"] * room)
 
 
+def _one_point_in_no_room(g: torch.Generator) -> dict[str, Tensor]:
+    nothing = torch.tensor(0)
+    return dict(start=nothing, velocity=torch.tensor(3), frame=torch.arange(7), limit=nothing)
+
+
+def _wide_room(g: torch.Generator) -> dict[str, Tensor]:
+    """Positions that a float32 cannot hold."""
+    limit = torch.tensor(40_000_003)
+    return dict(start=limit - _integers(g, 0, 4), velocity=torch.tensor(1), frame=torch.arange(11), limit=limit)
+
+
 def _two_axes(g: torch.Generator) -> dict[str, Tensor]:
     limit = torch.tensor([13, 7])
     start = torch.minimum(_integers(g, 0, 13, 3, 1, 2), limit)
@@ -67,6 +78,8 @@ REFLECT = Exercise(
         Case("frames before the first", lambda g: _flights(g, 5, 11, 3, 7) | dict(frame=torch.arange(-11, 0))),
         Case("some rooms without width", _rooms_without_width),
         Case("both axes of three points at once", _two_axes),
+        Case("a room without width, many frames", _one_point_in_no_room),
+        Case("a room as wide as a continent", _wide_room),
         Case("much later", lambda g: _flights(g, 3, 2, 3, 17) | dict(frame=torch.tensor([500, 997]))),
     ],
     properties=[
@@ -367,9 +380,10 @@ REFLECT = Exercise(
 
 def _drawing(g: torch.Generator, k: int, f: int, gh: int, gw: int, height: int, width: int, dtype=torch.float) -> dict:
     """``k`` glyphs with ink and gaps, each on a path of its own."""
-    glyphs = (torch.rand(k, gh, gw, generator=g) - 0.3).clamp(min=0)
-    if dtype == torch.uint8:
-        glyphs = (255 * glyphs).round().to(dtype)
+    glyphs = (torch.rand(k, gh, gw, generator=g, dtype=torch.float64) - 0.3).clamp(min=0)
+    if not dtype.is_floating_point:
+        glyphs = (glyphs * (255 if dtype == torch.uint8 else 2**40)).round()  # 2**40: more digits than float32 keeps
+    glyphs = glyphs.to(dtype)
     path = torch.stack([_integers(g, 0, height - gh, k, f), _integers(g, 0, width - gw, k, f)], dim=-1)
     return dict(glyphs=glyphs, path=path, height=height, width=width)
 
@@ -424,6 +438,8 @@ RENDER = Exercise(
         Case("one glyph", lambda g: _drawing(g, 1, 7, 3, 5, 11, 13)),
         Case("two glyphs on a square canvas", lambda g: _drawing(g, 2, 5, 7, 7, 17, 17)),
         Case("three glyphs that overlap", lambda g: _drawing(g, 3, 5, 7, 5, 11, 8)),
+        Case("large whole numbers", lambda g: _drawing(g, 2, 5, 3, 7, 11, 13, torch.int64)),
+        Case("double precision", lambda g: _drawing(g, 2, 5, 3, 7, 11, 13, torch.float64)),
         Case("a single frame", lambda g: _drawing(g, 2, 1, 3, 5, 7, 11)),
         Case("bytes from 0 to 255", lambda g: _drawing(g, 2, 5, 7, 3, 11, 13, torch.uint8)),
         Case("touching the far walls", lambda g: _moved(_drawing(g, 2, 3, 5, 3, 11, 7), 1, 2, 6, 4)),

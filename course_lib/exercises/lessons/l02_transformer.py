@@ -40,6 +40,35 @@ def _tokens(g: torch.Generator, *shape: int) -> Tensor:
     return torch.randint(0, 17, shape, generator=g)
 
 
+def _low_allowed_scores(g: torch.Generator) -> dict[str, Tensor]:
+    """Key 0 is forbidden and fits every query; the allowed keys, all alike, have scores below -10,000."""
+    inputs = _qkv(g, 2, 3, 5, 7, 11, 13)
+    inputs["q"] = inputs["q"].abs() + 1
+    # One channel alone, so that the allowed scores are equal to the last bit in whatever order they are summed.
+    inputs["k"] = torch.zeros_like(inputs["k"])
+    inputs["k"][..., 0] = -40_000.0
+    inputs["k"][:, :, 0, 0] = 40_000.0
+    keep = torch.ones(1, 1, 1, 7, dtype=torch.bool)
+    keep[..., 0] = False
+    return inputs | dict(keep=keep)
+
+
+def _without_gradients(f, **inputs):
+    """At such scores a gradient is the difference of huge numbers: rounding noise, not a property of the answer."""
+    with torch.no_grad():
+        return f(**inputs)
+
+
+def _flatter(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None) -> tuple[Tensor, None]:
+    """Another attention, to see that a module uses the one it was given."""
+    return attention(q * 0.25, k, v, keep)[0], None
+
+
+class _Flatter(MultiHeadAttention):
+    def __init__(self, d: int, heads: int):
+        super().__init__(d, heads, attend=_flatter)
+
+
 # -------------------------------------------------------------------------------------------------------- attention
 
 
@@ -74,6 +103,12 @@ ATTENTION = Exercise(
         ),
         Case("all sizes are 3", lambda g: _qkv(g, 3, 3, 3, 3, 3, 3) | dict(keep=_mask(g, 3, 3, 3, 3))),
         Case("scores in the thousands", lambda g: _qkv(g, 1, 2, 3, 5, 7, 11, size=30.0)),
+        Case(
+            "scores in the thousands, and a mask",
+            lambda g: _qkv(g, 2, 3, 5, 7, 11, 13, size=30.0) | dict(keep=_mask(g, 2, 3, 5, 7)),
+            call=_without_gradients,
+        ),
+        Case("allowed scores far below the forbidden ones", _low_allowed_scores, call=_without_gradients),
     ],
     properties=[Property("The weights of each query must sum to one: softmax runs over the keys.", _rows_sum_to_one)],
     mistakes=[
@@ -781,6 +816,9 @@ POSITIONS = Exercise(
         Case("3 positions, 4 channels", lambda g: dict(length=3, d=4)),
         Case("one position", lambda g: dict(length=1, d=6)),
         Case("as many positions as channels", lambda g: dict(length=10, d=10)),
+        Case("longer than before, same width", lambda g: dict(length=29, d=10)),
+        Case("more positions than anybody planned for", lambda g: dict(length=5_303, d=2)),
+        Case("an odd width", lambda g: dict(length=5, d=7)),
     ],
     properties=[
         Property(
@@ -917,6 +955,8 @@ POSITIONS = Exercise(
             "fill every second column",
             """
             def sinusoidal_positions(length, d):
+                if d % 2:
+                    raise ValueError(f"d={d} is odd")
                 table = torch.zeros(length, d)
                 position = torch.arange(length).unsqueeze(1)
                 factor = torch.exp(torch.arange(0, d, 2) * (-math.log(10000.0) / d))
@@ -929,6 +969,8 @@ POSITIONS = Exercise(
             "two plain loops",
             """
             def sinusoidal_positions(length, d):
+                if d % 2:
+                    raise ValueError(f"d={d} is odd")
                 rows = []
                 for p in range(length):
                     row = []
@@ -943,6 +985,8 @@ POSITIONS = Exercise(
             "a cosine is a sine a quarter turn ahead",
             """
             def sinusoidal_positions(length, d):
+                if d % 2:
+                    raise ValueError(f"d={d} is odd")
                 channel = torch.arange(d)
                 rate = torch.pow(10000, -(channel - channel % 2) / d)
                 return torch.sin(torch.outer(torch.arange(length).float(), rate) + channel % 2 * math.pi / 2)
@@ -952,6 +996,8 @@ POSITIONS = Exercise(
             "real and imaginary part of a complex wave",
             """
             def sinusoidal_positions(length, d):
+                if d % 2:
+                    raise ValueError(f"d={d} is odd")
                 frequency = 1 / 10000 ** (torch.arange(d // 2) * 2 / d)
                 wave = torch.exp(1j * torch.arange(length)[:, None] * frequency)
                 return torch.stack((wave.imag, wave.real), -1).reshape(length, d)
@@ -1025,6 +1071,13 @@ DECODER_LAYER = Exercise(
             lambda g: _layer_inputs(g, m=5) | dict(keep=_causal(5)[None], memory_keep=_mask(g, 2, 5, 5)),
             init=_LAYER,
         ),
+        Case(
+            "memory as long as x, a mask among x only",
+            lambda g: _layer_inputs(g, m=5) | dict(keep=_causal(5)[None]),
+            init=_LAYER,
+        ),
+        Case("dropout at rest, in eval mode", lambda g: _layer_inputs(g), init=_LAYER | dict(dropout=0.5)),
+        Case("another attention inside", lambda g: _layer_inputs(g), init=_LAYER | dict(attention=_Flatter)),
         Case("no memory", lambda g: dict(x=randn(g, 2, 5, 12), keep=_causal(5)[None]), init=_LAYER | dict(cross=False)),
         Case(
             "dropout of everything",
@@ -1356,6 +1409,8 @@ DECODER = Exercise(
             lambda g: _decoder_inputs(g, 3, 3, 3) | dict(memory_keep=_mask(g, 3, 3)),
             init=_DECODER,
         ),
+        Case("more tokens than before", lambda g: _decoder_inputs(g, 2, 11, 7), init=_DECODER),
+        Case("dropout at rest, in eval mode", lambda g: _decoder_inputs(g), init=_DECODER | dict(dropout=0.5)),
         Case("a last layer of its own", lambda g: _decoder_inputs(g), init=_DECODER | dict(tie=False)),
         Case("other positions", lambda g: _decoder_inputs(g), init=_DECODER | dict(positions=_other_positions)),
         Case(

@@ -1,0 +1,55 @@
+"""What the first notebook promises in words must hold."""
+
+import re
+
+import pytest
+import torch
+
+from course_lib.data.captions import fill, parse
+from course_lib.data.moving_mnist import seeded
+from course_lib.data.scenes import reflect
+from course_lib.data.stated import agrees
+from course_lib.paths import checkpoints_dir, repo_root
+
+NOTEBOOK = repo_root() / "notebooks" / "00_start_here.ipynb"
+
+
+@pytest.fixture(scope="module")
+def page() -> dict[str, str]:
+    nbformat = pytest.importorskip("nbformat")
+    return {cell.id: cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
+
+
+@pytest.fixture(scope="module")
+def generator():
+    from course_lib.video_generator import VideoGenerator
+
+    return VideoGenerator.from_checkpoint(checkpoints_dir() / "first_light.safetensors", device="cpu")
+
+
+def test_every_prompt_that_the_page_suggests_is_understood(page, generator):
+    suggested = re.findall(r"\*([^*]+)\*", page["prompt-box-words"].split("What")[0])
+    typed = re.findall(r'prompt="([^"]+)"', page["prompt-box"]) + re.findall(r'"(an? \d [^"]+)"', page["goal"])
+    assert len(suggested) == 2 and len(typed) == 6
+    for prompt in suggested + typed:
+        caption = generator.caption(prompt, seed=3)
+        assert agrees(parse(prompt), fill(parse(caption), seeded(0, 0))), (prompt, caption)
+
+
+def test_a_scene_beyond_the_model_is_refused_in_words(generator):
+    with pytest.raises(ValueError, match=r"never seen|only seen"):
+        generator.generate("a red 3 and a green 4")
+
+
+def test_the_report_card_has_what_the_page_reads_from_it(page, generator):
+    columns = re.search(r"for name in \(([^)]+)\)", page["goal-figures"])[1]
+    for column in re.findall(r'"(\w+)"', columns):
+        assert generator.info["figures"][column].keys() >= {"digit", "direction", "identity"}
+
+
+def test_the_clip_of_both_functions_repeats_as_the_page_says(page):
+    frames, edge = (int(re.search(pattern, page["both"])[1]) for pattern in (r"arange\((\d+)\)", r"64 - (\d+)"))
+    limit = torch.tensor(64 - edge)
+    start, velocity = torch.arange(limit + 1)[:, None], torch.arange(-40, 41)
+    assert frames == 2 * limit and str(frames) in page["both-after"]
+    assert torch.equal(reflect(start, velocity, torch.tensor(frames), limit), start.expand(-1, 81))
