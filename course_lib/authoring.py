@@ -129,7 +129,7 @@ def _pictures_with_words(output: Any) -> list[Any]:
 def _write(path: Path, notebook: Any) -> None:
     import nbformat
 
-    from course_lib.exercises.store import write_atomically
+    from course_lib.paths import write_atomically
 
     nbformat.validate(notebook)
     text = nbformat.writes(notebook, indent=1).rstrip("\n") + "\n"

@@ -1,6 +1,8 @@
 """Where files live: one place, so that no other module guesses."""
 
+import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -33,3 +35,23 @@ def outputs_dir() -> Path:
 def checkpoints_dir() -> Path:
     """The small checkpoints that the course ships."""
     return repo_root() / "data" / "checkpoints"
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Replace a file as a whole: a reader sees the old content or the new, also after a power cut or ``kill -9``.
+
+    Raises ``OSError`` when the disk is full or read-only; the old file is untouched then, and nothing half-written left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes private files
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

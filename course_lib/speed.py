@@ -138,7 +138,7 @@ def _stored() -> dict:
 
 def _store(factors: dict) -> None:
     """Keep the result for the next process; a folder that cannot be written costs a probe each time."""
-    from course_lib.exercises.store import write_atomically
+    from course_lib.paths import write_atomically
 
     with contextlib.suppress(OSError):
         write_atomically(_file(), json.dumps(factors, indent=1))

@@ -17,8 +17,8 @@ from typing import Any
 
 from course_lib.exercises.catalogue import get, lesson_of, source_of
 from course_lib.exercises.checking import check
-from course_lib.exercises.store import now, write_atomically
-from course_lib.paths import state_dir
+from course_lib.exercises.store import now
+from course_lib.paths import state_dir, write_atomically
 
 _MARK = "# checked: "
 

@@ -5,14 +5,13 @@ import copy
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from course_lib.paths import state_dir
+from course_lib.paths import state_dir, write_atomically
 
 EMPTY: dict[str, Any] = {"version": 1, "exercises": {}, "questions": {}}
 
@@ -67,22 +66,6 @@ def update(change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
 def exercise_record(data: dict[str, Any], name: str) -> dict[str, Any]:
     """The record of one exercise inside loaded progress, created when it is new."""
     return data["exercises"].setdefault(name, {"state": "not attempted", "attempts": 0, "hints": 0})
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that nobody ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

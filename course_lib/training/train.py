@@ -26,7 +26,7 @@ from course_lib.data.tokenizer import Tokenizer
 from course_lib.diffusion.flow import add_noise, sample_times, velocity
 from course_lib.models.autoencoder import DOWNSAMPLING, AutoencoderConfig, KLAutoencoder, autoencoder_loss
 from course_lib.models.dit import DiTConfig, VideoDiT
-from course_lib.paths import outputs_dir
+from course_lib.paths import outputs_dir, write_atomically
 from course_lib.profile import pick_device
 from course_lib.training.checkpoint import (
     load_checkpoint,
@@ -36,7 +36,6 @@ from course_lib.training.checkpoint import (
     save_checkpoint,
     under_prefix,
     with_prefix,
-    write_atomically,
 )
 from course_lib.training.ema import EMA
 from course_lib.training.loop import Step, muon_and_adamw, train, warm_flat_decay

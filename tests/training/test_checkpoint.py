@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from course_lib.paths import write_atomically
 from course_lib.training.checkpoint import (
     load_checkpoint,
     load_weights,
@@ -22,7 +23,6 @@ from course_lib.training.checkpoint import (
     under_prefix,
     unpack,
     with_prefix,
-    write_atomically,
 )
 
 INFO = {"kind": "test", "sizes": [3, 5], "name": "ä"}
