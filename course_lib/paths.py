@@ -40,7 +40,7 @@ def checkpoints_dir() -> Path:
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Replace a file as a whole: a reader sees the old content or the new, also after a power cut or ``kill -9``.
 
-    Raises ``OSError`` when the disk is full or read-only; the old file is untouched then, and nothing half-written left.
+    Raises ``OSError`` when the disk is full or read-only; the old file is untouched then, nothing half-written left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)

@@ -141,7 +141,7 @@ def _axis_names(exercise: Exercise, leaf: str) -> list[str]:
         index = leaf.split("[")[1].rstrip("]")
         arguments = typing.get_args(annotation)
         annotation = arguments[int(index)] if index.isdigit() and int(index) < len(arguments) else None
-    text = getattr(annotation, "dim_str", "")
+    text = getattr(annotation, "dim_str", "").replace("{", "").replace("}", "")
     return [] if "..." in text or "*" in text else text.split()
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn as nn
 from torch import Tensor
@@ -199,8 +198,6 @@ def _leaves(value: Any, name: str = "the output") -> Iterator[tuple[str, Any]]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for f in dataclasses.fields(value):
             yield from _leaves(getattr(value, f.name), f"{base}.{f.name}")
-    elif isinstance(value, np.ndarray | np.generic):
-        yield name, torch.as_tensor(np.array(value))
     else:
         yield name, value
 

@@ -90,7 +90,7 @@ def _buttons(prediction: Prediction):
     choice = widgets.RadioButtons(options=prediction.choices, value=chosen)
     choice.layout.width = "auto"
     sure = widgets.ToggleButtons(options=[(f"{c} % sure", c) for c in CONFIDENCES], value=guess.get("confidence", 70))
-    sure.style.button_width = "6em"
+    sure.style.button_width = "8em"
     kept = widgets.HTML(
         "Your guess is kept. It can change until the answer is shown." if guess else "Choose, then go on."
     )
