@@ -339,19 +339,34 @@ def nominal_minutes(history: Tensor, parts: Sequence[tuple[int, int]]) -> float:
     return sum(history[a:b, 2].quantile(0.1).item() * (b - a) for a, b in parts if b > a) / 60
 
 
-def train_generator(run: Run) -> dict[str, Any]:
-    """All stages. Returns what ``metrics.json`` holds. Raises ValueError if the folder belongs to another run."""
-    began = time.perf_counter()
-    identity_file = run.folder / "run.json"
-    if identity_file.exists():
+def claim_folder(run: Run) -> bool:
+    """Make the folder this run's own; True if it already holds the finished run.
+
+    A run may be given more steps than it was begun with: it then continues from its last state, with the learning rate
+    that the longer schedule has there.
+
+    Raises: ValueError if the folder belongs to a run with other settings, or is damaged.
+    """
+    path, metrics = run.folder / "run.json", run.folder / "metrics.json"
+    mine = json.loads(json.dumps(run.identity))
+    known = mine
+    if path.exists():
         try:
-            known = json.loads(identity_file.read_text())
+            known = json.loads(path.read_text())
         except json.JSONDecodeError as error:
-            raise ValueError(f"{identity_file} is damaged ({error}); start again with --fresh") from error
-        if known != json.loads(json.dumps(run.identity)):
+            raise ValueError(f"{path} is damaged ({error}); start again with --fresh") from error
+        longer = {**known, "settings": {**known.get("settings", {}), "steps": run.preset.steps}}
+        if longer != mine or known["settings"]["steps"] > run.preset.steps:
             raise ValueError(f"{run.folder} was begun with other settings; use --fresh, or another --out")
-    else:
-        write_atomically(identity_file, json.dumps(run.identity, indent=1).encode())
+    if known != mine:
+        metrics.unlink(missing_ok=True)
+    write_atomically(path, json.dumps(mine, indent=1).encode())
+    return metrics.exists()
+
+
+def train_generator(run: Run) -> dict[str, Any]:
+    """All stages. Returns what ``metrics.json`` holds."""
+    began = time.perf_counter()
     for leftover in run.folder.glob(".*.tmp"):  # of a write that was killed
         leftover.unlink()
     resumed = (run.folder / "autoencoder.safetensors").exists()
@@ -412,10 +427,10 @@ def main(arguments: list[str] | None = None) -> int:
             if not (folder / "run.json").exists():
                 raise ValueError(f"{folder} is not a training run (it has no run.json), so --fresh does not delete it")
             shutil.rmtree(folder)
-        if (folder / "metrics.json").exists():
-            print(f"{folder} holds a finished run; look at sheet.png and metrics.json, or start again with --fresh")
-            return 0
         run = Run(folder, options.preset, preset, options.seed, options.digits, options.save_seconds, pick_device())
+        if claim_folder(run):
+            print(f"{folder} holds the finished run; look at sheet.png and metrics.json, or start again with --fresh")
+            return 0
         source = load_digits(options.digits).source
         print(f"{options.preset} on {run.device}, digits: {source}, into {folder}", flush=True)
         metrics = train_generator(run)

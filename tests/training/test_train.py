@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,14 +45,20 @@ def test_a_finished_run_is_left_alone_and_other_settings_are_refused(finished, c
     before = (finished / "metrics.json").stat().st_mtime_ns
     assert pipeline.main([*MINI, "--out", str(finished)]) == 0
     assert "finished" in capsys.readouterr().out
-    assert (finished / "metrics.json").stat().st_mtime_ns == before
-    metrics = (finished / "metrics.json").read_bytes()
-    (finished / "metrics.json").unlink()
-    try:
-        assert pipeline.main([*MINI, "--out", str(finished), "--set", "steps=99"]) == 1
+    for change in ("dim=12", "steps=5"):
+        assert pipeline.main([*MINI, "--out", str(finished), "--set", change]) == 1
         assert "other settings" in capsys.readouterr().err
-    finally:
-        (finished / "metrics.json").write_bytes(metrics)
+    assert pipeline.main([*MINI, "--out", str(finished), "--seed", "1"]) == 1
+    assert (finished / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_a_finished_run_can_be_given_more_steps(finished, tmp_path):
+    folder = tmp_path / "longer"
+    shutil.copytree(finished, folder)
+    assert pipeline.main([*MINI, "--out", str(folder), "--set", "steps=20"]) == 0
+    short, long = (json.loads((f / "metrics.json").read_text())["losses"]["transformer"] for f in (finished, folder))
+    assert len(long) == 20 and long[:16] == short
+    assert json.loads((folder / "run.json").read_text())["settings"]["steps"] == 20
 
 
 def test_fresh_never_deletes_a_folder_that_is_no_run(tmp_path, capsys):
@@ -62,8 +69,6 @@ def test_fresh_never_deletes_a_folder_that_is_no_run(tmp_path, capsys):
 
 
 def test_a_damaged_state_is_named(finished, tmp_path, capsys):
-    import shutil
-
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     (folder / "metrics.json").unlink()

@@ -521,6 +521,8 @@ MULTI_HEAD_ATTENTION = Exercise(
             init=dict(d=9, heads=3),
         ),
         Case("one head", lambda g: _x(g, 2, 5, 7, d=11), init=dict(d=11, heads=1)),
+        Case("another attention inside", lambda g: _x(g, 2, 5, 7), init=_SMALL | dict(attend=_flatter)),
+        Case("projections with biases", lambda g: _x(g, 2, 5, 7), init=_SMALL | dict(bias=True)),
         Case("five heads", lambda g: _x(g, 2, 3, 7, d=10), init=dict(d=10, heads=5)),
     ],
     properties=[
@@ -744,21 +746,19 @@ size = x.shape[-1] // self.heads
 outs = []
 for i in range(self.heads):
     part = slice(i * size, (i + 1) * size)
-    scores = q[..., part] @ k[..., part].mT / size**0.5
-    if keep is not None:
-        scores = scores.masked_fill(~keep, -1e9)
-    outs.append(scores.softmax(-1) @ v[..., part])
+    one = (y[:, None, :, part] for y in (q, k, v))
+    outs.append(self.attend(*one, None if keep is None else keep[:, None])[0][:, 0])
 return self.to_out(torch.cat(outs, dim=-1))
 """),
         ),
         Variant(
-            "chunk and stack, PyTorch's kernel",
+            "chunk and stack",
             _mha("""
 context = x if context is None else context
 q, k, v = (torch.stack(y.chunk(self.heads, dim=-1), dim=1)
            for y in (self.to_q(x), self.to_k(context), self.to_v(context)))
 mask = None if keep is None else keep[:, None, :, :]
-y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+y = self.attend(q, k, v, keep=mask)[0]
 return self.to_out(torch.cat(y.unbind(1), dim=-1))
 """),
         ),
