@@ -14,8 +14,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, help="a generator file or a run's folder; default: the shipped one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--frames", type=int, help="default: all that the checkpoint makes")
-    parser.add_argument("--guidance", type=float, default=2.0)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--as-is", action="store_true", help="do not complete the prompt to a full description first")
     options = parser.parse_args(arguments)
 

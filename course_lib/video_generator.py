@@ -222,8 +222,8 @@ class VideoGenerator(nn.Module):
         seed: int = 0,
         *,
         frames: int | None = None,
-        guidance: float = 2.0,
-        steps: int = 12,
+        guidance: float = 3.0,
+        steps: int = 10,
         expand: bool = True,
         progress: bool = False,
     ) -> Video:
@@ -258,7 +258,7 @@ class VideoGenerator(nn.Module):
 
     @torch.no_grad()
     def generate_steps(
-        self, captions: Sequence[str], seed: int = 0, *, guidance: float = 2.0, steps: int = 12
+        self, captions: Sequence[str], seed: int = 0, *, guidance: float = 3.0, steps: int = 10
     ) -> Iterator[Preview]:
         """Sample latents for captions that the model reads as they are, yielding after every step."""
         words = self.tokenizer.encode([first_sentence(caption) for caption in captions])
@@ -289,8 +289,8 @@ class VideoGenerator(nn.Module):
         words: Int[Tensor, "b words"],
         generator: torch.Generator,
         *,
-        guidance: float = 2.0,
-        steps: int = 12,
+        guidance: float = 3.0,
+        steps: int = 10,
         batch: int = 32,
     ) -> Float[Tensor, "b c f h w"]:
         """Videos for captions given as token ids, in batches: what evaluation uses."""

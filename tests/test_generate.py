@@ -18,7 +18,7 @@ def test_a_prompt_becomes_a_file(tmp_path, capsys):
         (["an elephant"], "elephant"),
         (["a 3 and a 7"], "one digit"),
         (["a 3", "--checkpoint", "/nowhere"], "no checkpoint"),
-        (["a 3", "--steps", "1", "--out", "/dev/null/x.gif"], "x.gif"),
+        (["a 3", "--steps", "1", "--out", "/dev/null/x.gif"], "/dev/null"),
     ],
 )
 def test_mistakes_are_one_line_on_stderr(arguments, message, capsys):

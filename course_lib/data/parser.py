@@ -6,7 +6,7 @@ its digit ("a small red 3") and ends where the next one begins.
 
 from itertools import pairwise
 
-from course_lib.data.phrases import Word, tagged_words
+from course_lib.data.phrases import EXAMPLE, Word, tagged_words
 from course_lib.data.scenes import MAX_MOVERS, Scene
 from course_lib.data.stated import Stated, StatedMover, complete
 
@@ -22,9 +22,12 @@ def parse(text: str) -> Scene | Stated:
 
     Returns: a ``Scene`` if every attribute is stated, so that ``parse(describe(scene)) == scene``; otherwise
         ``Stated``, with None for whatever the text leaves open.
-    Raises: ValueError naming a word that is not understood, a contradiction, or a number that fits nowhere.
+    Raises: ValueError for a text without words; naming a word that is not understood, a contradiction, or a number
+        that fits nowhere.
     """
     words = tagged_words(text)
+    if all(word.kind == "separator" for word in words):
+        raise ValueError(f"type a sentence, for example {EXAMPLE}")
     canvas, count = _clip(words)
     subjects = [i for i, word in enumerate(words) if word.kind in ("digit", "noun")]
     begins = [_part_begin(words, i, previous) for previous, i in pairwise([-1, *subjects])]

@@ -14,6 +14,7 @@ from course_lib.data.scenes import COLOURS, DIRECTIONS, STARTS
 
 NUMBER_WORDS = {word: i for i, word in enumerate("zero one two three four five six seven eight nine".split())}
 WAYS = tuple(name for name in DIRECTIONS if name != "still")
+EXAMPLE = '"a 3 moving left".'  # ends every message that sends somebody back to the keyboard
 
 
 def _tags(name: str, words: dict[str, str]) -> dict[str, str]:
@@ -89,14 +90,16 @@ def _look_up(piece: str, following: str) -> Word:
         return Word(piece, "separator", False)
     if piece in ARTICLES or piece in FILLERS:
         return Word(piece, "filler", piece in ARTICLES or piece == "moving")
-    known = [*ADJECTIVES, *ADVERBS, *ARTICLES, *NOUNS, *FILLERS, *NUMBER_WORDS]
-    close = get_close_matches(piece, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    raise ValueError(
-        f"the word {piece!r} is not understood{hint} A text can name digits (0 to 9), sizes (small, medium-sized, "
-        f"large), colours ({', '.join(COLOURS)}), starts ({', '.join(STARTS)}), directions ({', '.join(DIRECTIONS)}), "
-        "speeds (slowly, steadily, quickly) and the clip ('16 frames', '64 pixels high', '64 pixels wide')"
-    )
+    raise ValueError(f"I do not know {_named(piece)} Try: {EXAMPLE}")
+
+
+def _named(piece: str) -> str:
+    """The word that nobody knows, and the one it is probably a slip of: nearly equal, with the same first letter."""
+    if not piece[0].isalnum():
+        return f'the sign "{piece}".'
+    meant = [word for word in (*ADJECTIVES, *ADVERBS, *NOUNS, *NUMBER_WORDS, "moving", "moves") if word[0] == piece[0]]
+    close = get_close_matches(piece, meant, n=1, cutoff=0.75)
+    return f'the word "{piece}"; did you mean "{close[0]}"?' if close else f'the word "{piece}".'
 
 
 def _figure(word: str) -> str:

@@ -5,6 +5,7 @@ generator's: that is the ceiling, and it is below 100 % because the judge errs t
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -147,11 +148,24 @@ def best_start(
     return index, error.gather(1, index[:, None]).sum(dim=(1, 2)).sqrt()
 
 
-def table(columns: dict[str, dict[str, float | None]]) -> str:
-    """Summaries side by side as text, one line per figure; None is shown as a dash."""
-    width = max(len(title) for title, _ in COLUMNS.values())
+def table(columns: dict[str, dict[str, float | None]], rows: Sequence[str] = tuple(COLUMNS)) -> str:
+    """Summaries side by side as text, one line per figure.
+
+    Args:
+        columns: heading -> what ``ClipMetrics.summary`` returned.
+        rows: which figures, by their keys in ``COLUMNS``.
+    Returns: the text; a figure that was not measured (None or nan) is a dash.
+    """
+    width = max(len(COLUMNS[key][0]) for key in rows)
     lines = [" " * width + "".join(f"{name:>14}" for name in columns)]
-    for key, (title, form) in COLUMNS.items():
-        cells = ("-" if s[key] is None else form.format(s[key]) for s in columns.values())
-        lines.append(f"{title:<{width}}" + "".join(f"{cell:>14}" for cell in cells))
+    for key in rows:
+        title, form = COLUMNS[key]
+        lines.append(f"{title:<{width}}" + "".join(f"{_cell(s[key], form):>14}" for s in columns.values()))
     return "\n".join(lines)
+
+
+def _cell(value: float | None, form: str) -> str:
+    if value is None or math.isnan(value):
+        return "\u2013"
+    text = form.format(value)
+    return text if text.strip("-0.%") else text.lstrip("-")  # what rounds to zero has no sign

@@ -98,22 +98,27 @@ def _judge(exercise: Exercise, answer: Any) -> Verdict:
     broken = [p.sentence for p, ok in zip(exercise.properties, _held(exercise, answer), strict=True) if ok is False]
     if difference is None and not broken:
         first = _expected(exercise.name)[0][1]
-        return verdict(PASSED, "Your code is in use from here on.", note_on_dtype(seen[0][1], first), printed)
+        return verdict(PASSED, "It does what the course's version does.", note_on_dtype(seen[0][1], first), printed)
 
     mistakes = _mistakes(exercise, answer, seen, difference)
     named = "\nAnd: ".join(m.sentence for m in mistakes)
     named = f"Two things at once. {named}" if len(mistakes) > 1 else named
     if difference is None:
         return verdict(FAILED, named or broken[0], "", printed, mistakes=mistakes)
-    got, details = difference.got, [f"seen with: {difference.situation.label}", difference.numbers]
+    got = difference.got
+    details = [f"seen with: {difference.situation.label}", difference.numbers, _small_inputs(difference.situation)]
     if _crashed(got, difference.expected):
-        crash = f"Your code stopped with {_raised(got.error)}{_line(got, filename)}"
-        details = "; ".join(filter(None, [*details, crash if named else ""]))
+        line = _line(got, filename)
+        crash = f"Your code stopped with {_raised(got.error)}{line}"
+        if isinstance(got.error, ValueError) and ": raise " in line:
+            crash = f"Your code refuses an input that is allowed ({got.error}){line}"
+        crash += _advice(got.error)
+        details = "\n".join(filter(None, [*details, crash if named else ""]))
         return verdict(CRASHED, named or crash, details, printed, mistakes=mistakes)
-    where = f"\nSeen with: {difference.situation.label}." if not (named or broken) else ""
-    sentence = named or (broken[0] if broken else difference.sentence + where)
+    where = f"\nSeen with: {difference.situation.label}."
+    sentence = named or "\n".join([*broken[:1], difference.sentence + where])
     pictures = _pictures(difference) if exercise.picture else None
-    return verdict(FAILED, sentence, "; ".join(filter(None, details)), printed, mistakes=mistakes, pictures=pictures)
+    return verdict(FAILED, sentence, "\n".join(filter(None, details)), printed, mistakes=mistakes, pictures=pictures)
 
 
 def _compare(exercise: Exercise, answer: Any) -> tuple[list[tuple[Situation, Observation]], _Difference | None]:
@@ -163,6 +168,32 @@ def _raised(error: BaseException) -> str:
         return "a call that ends Python, such as exit()"
     text = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
     return text if len(text) < 600 else text[:600] + " …"
+
+
+_ADVICE = {
+    "Boolean value of Tensor with more than one value": "A tensor of several numbers is neither true nor false, so "
+    "`if` and `while` cannot ask it. `torch.where`, `.abs()` and comparisons work on every element at once.",
+    "only integer tensors of a single element": "A tensor of several numbers stands where Python wants one whole "
+    "number (`range`, an index, a size). Arithmetic on tensors works on every element at once, without a loop.",
+    "modified by an inplace operation": "Autograd needs a tensor that was changed in place: make a new one instead.",
+    "Can't call numpy() on Tensor that requires grad": "NumPy knows no gradients: stay with torch's functions.",
+    "view size is not compatible": "`view` needs one memory layout; `reshape` works for all.",
+}
+
+
+def _advice(error: BaseException) -> str:
+    """A sentence for the errors whose own words do not help."""
+    return next((f"\n{advice}" for words, advice in _ADVICE.items() if words in str(error)), "")
+
+
+def _small_inputs(situation: Situation) -> str:
+    """The inputs as a learner would type them, where they are small enough to read."""
+    shown = []
+    for name, value in situation.inputs().items():
+        if isinstance(value, Tensor):
+            value = value.tolist() if value.numel() <= 8 else f"a tensor of shape {tuple(value.shape)}"
+        shown.append(f"{name} = {str(value)[:120]}")
+    return "inputs: " + ", ".join(shown)
 
 
 def _line(got: Observation, filename: str | None) -> str:

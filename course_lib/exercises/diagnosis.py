@@ -35,6 +35,11 @@ def diagnose(
                     wrong_answer(exercise, mistake)
                 ):
                     return (mistake,)
+    return _two_at_once(exercise, seen, also) or _nearly(exercise, seen)
+
+
+def _two_at_once(exercise: Exercise, seen: Sequence, also: Callable[[Any], bool]) -> tuple[Mistake, ...]:
+    """A pair of mistakes that together do exactly what was seen."""
     deadline = time.process_time() + PAIRS_SECONDS
     for pair in itertools.combinations([m for m in exercise.mistakes if m.old is not None], 2):
         if time.process_time() > deadline:
@@ -44,6 +49,22 @@ def diagnose(
             if all(alike(exercise, observe(exercise, both, s, exercise.seconds), o) for s, o in seen) and also(both):
                 return pair
     return ()
+
+
+def _nearly(exercise: Exercise, seen: Sequence) -> tuple[Mistake, ...]:
+    """The mistake that explains the most telling situation and more than half of all; the rest is another matter.
+
+    Somebody who takes the wrong remainder has rarely thought of the empty room yet: they hear about the remainder.
+    """
+    best, most = (), 0.5
+    for index, mistake in enumerate(exercise.mistakes):
+        with contextlib.suppress(ValueError):
+            agree = [alike(exercise, _mistake_does(exercise.name, index, s), o) for s, o in seen[:1]]
+            if agree == [True] and seen[0][1].error is None:
+                agree += [alike(exercise, _mistake_does(exercise.name, index, s), o) for s, o in seen[1:]]
+                if len(seen) > 1 and sum(agree) / len(agree) > most:
+                    best, most = (mistake,), sum(agree) / len(agree)
+    return best
 
 
 @functools.cache

@@ -44,9 +44,12 @@ def exercise(answer: Any) -> Any:
     _publish_attempt(answer)
     if verdict:
         problem = answers.save(name, answer)
-        _show(get(name), verdict, problem)
+        _show(get(name), verdict, problem or "Your code is in use from here on.")
         return answer
-    _show(get(name), verdict, f"The course's `{name}` stands in until yours passes. Your last try is `attempt`.")
+    note = f"The course's `{name}` stands in until yours passes. Your last try is `attempt`."
+    if answers.my_code_file(name).is_file():
+        note += " The answer that passed earlier is kept; run the untouched stub (`reset()`) to use it again."
+    _show(get(name), verdict, note)
     return _stand_in(get(name))
 
 
@@ -211,7 +214,7 @@ def _reset_card(exercise: Exercise) -> cards.Card:
 def _chosen(name: str | Any | None) -> Exercise:
     if name is None:
         if not _latest:
-            raise ValueError('run an exercise cell first, or name the exercise: hint("attention")')
+            raise ValueError('run the cell of an exercise first, or name it, as in hint("reflect")')
         return get(_latest[0])
     return get(name if isinstance(name, str) else getattr(name, "__name__", str(name)))
 

@@ -140,7 +140,10 @@ def restore_optimizer(
         parameter, _, key = name.rpartition(".")
         if parameter not in known:
             raise ValueError(f"the checkpoint has optimizer state for {parameter!r}, which this model does not have")
-        optimizer.state[known[parameter]][key] = tensor.clone()
+        p = known[parameter]
+        if tensor.shape == p.shape:  # in the layout of its parameter: fused AdamW walks through both in memory order
+            tensor = torch.empty_like(p).copy_(tensor)
+        optimizer.state[p][key] = tensor.detach().clone()
 
 
 def parameter_names(modules: Iterable[nn.Module]) -> dict[Tensor, str]:

@@ -38,8 +38,8 @@ class Preset:
     dim: int = 192
     depth: int = 6
     heads: int = 6
-    steps: int = 1100
-    image_share: float = 0.4  # of the steps, at the beginning, on single temporal patches
+    steps: int = 1200
+    image_share: float = 0.5  # of the steps, at the beginning, on single temporal patches
     image_batch: int = 128
     batch: int = 32
     shift: float = 2.5  # of the training times towards noise: the largest single gain after Muon
@@ -48,7 +48,7 @@ class Preset:
     adamw_lr: float = 1.5e-3
     ema: float = 0.999
     # looking at the result
-    guidance: float = 2.0
+    guidance: float = 3.0
     sample_steps: int = 12
     evaluated: int = 128  # clips
     previews: int = 8  # rows of the sample sheet

@@ -69,7 +69,6 @@ LEFT = {"digit": 3, "direction": "left"}
         ),
         ("clip 0412", []),
         ("untitled", []),
-        ("", []),
     ],
 )  # fmt: skip
 def test_what_people_type(text, expected):
@@ -114,10 +113,16 @@ def test_questions_state_what_their_answers_say(text, expected):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a cat moving left", "'cat' is not understood.*digits.*colours.*white, red"),
-        ("a 3 moving lefft", "'lefft' is not understood; did you mean 'left'"),
-        ("a pink 3", "'pink' is not understood"),
-        ("a 3 not red", "'not' is not understood"),
+        ("a cat moving left", '^I do not know the word "cat". Try: "a 3 moving left".$'),
+        ("a 3 moving lefft", '^I do not know the word "lefft"; did you mean "left"[?] Try: "a 3 moving left".$'),
+        ("a 3 movign left", 'did you mean "moving"'),
+        ("a dog moving left", 'the word "dog". Try'),  # nearly "do", but nobody means that
+        ("a hall", 'the word "hall". Try'),  # nearly "small", but for the first letter
+        ("a 3 @ 7", 'I do not know the sign "@". Try'),
+        ("a pink 3", 'the word "pink"'),
+        ("a 3 not red", 'the word "not"'),
+        ("", '^type a sentence, for example "a 3 moving left".$'),
+        (" ... ", "^type a sentence"),
         ("17 moving left", "17 is not a digit from 0 to 9.*'17 frames'"),
         ("a 3 moving left then right", "the 3 two values of direction, left and right"),
         ("a red blue 3", "two values of colour, red and blue"),
@@ -127,7 +132,7 @@ def test_questions_state_what_their_answers_say(text, expected):
         ("3, 4, 5 and 6", "names 4 digits, but a scene holds at most 3"),
         ("two digits: a 3, a 4 and a 5", "announces 2 digits but describes 3"),
         ("4 digits", "names 4 digits, but"),
-        ("size=3x", "'x' is not understood"),
+        ("size=3x", 'the word "x"'),
     ],
 )
 def test_what_is_not_understood_is_named(text, message):

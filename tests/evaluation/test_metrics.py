@@ -112,6 +112,12 @@ def test_the_table_has_a_line_per_figure(real):
     assert "digit as asked" in text and "nan" not in text
 
 
+def test_the_table_shows_chosen_rows_dashes_and_zeros_without_a_sign():
+    figures = {"digit": None, "speed": math.nan, "flicker": -1.2e-8, "angle": -0.26}
+    lines = table({"ours": figures}, rows=("flicker", "digit", "speed", "angle")).splitlines()
+    assert [line.split()[-1] for line in lines] == ["ours", "0.000", "\u2013", "\u2013", "-0.3"]
+
+
 def test_the_judge_reads_both_orders_of_batches_alike(real):
     video, _scenes = real
     judge = load_judge()

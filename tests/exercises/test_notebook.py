@@ -150,7 +150,7 @@ def test_without_a_name_or_a_run_hint_says_what_to_do(sample, monkeypatch):
     from course_lib.exercises import notebook
 
     monkeypatch.setattr(notebook, "_latest", [])
-    with pytest.raises(ValueError, match="run an exercise cell first"):
+    with pytest.raises(ValueError, match="run the cell of an exercise first"):
         hint()
 
 

@@ -124,19 +124,17 @@ def test_a_kill_in_the_middle_of_writing_leaves_a_whole_file(tmp_path):
     assert (found.tensors["x"] == found.info["i"]).all()
 
 
-def test_optimizer_state_survives_and_continues_the_same():
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_optimizer_state_survives_and_continues_the_same(layout):
     def setup():
         torch.manual_seed(0)
-        model = nn.Linear(5, 3)
-        return (
-            model,
-            torch.optim.AdamW(model.parameters(), 0.1, fused=True),
-            {p: n for n, p in model.named_parameters()},
-        )
+        model = nn.Conv2d(5, 3, 3).to(memory_format=layout)
+        optimizer = torch.optim.AdamW(model.parameters(), 0.1, fused=True)
+        return model, optimizer, {p: n for n, p in model.named_parameters()}
 
     def steps(model, optimizer, seeds):
         for seed in seeds:
-            x = torch.randn(7, 5, generator=torch.Generator().manual_seed(seed))
+            x = torch.randn(7, 5, 4, 4, generator=torch.Generator().manual_seed(seed))
             model(x).square().sum().backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -146,7 +144,7 @@ def test_optimizer_state_survives_and_continues_the_same():
     first, optimizer, names = setup()
     steps(first, optimizer, range(3))
     saved = with_prefix("model", first.state_dict()) | with_prefix("adam", optimizer_tensors(optimizer, names))
-    saved = {name: tensor.clone() for name, tensor in saved.items()}
+    saved = {name: t.clone(memory_format=torch.contiguous_format) for name, t in saved.items()}  # as in a file
     second, optimizer, names = setup()
     load_weights(second, under_prefix("model", saved), "the model")
     restore_optimizer(optimizer, names, under_prefix("adam", saved))
