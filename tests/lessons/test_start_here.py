@@ -7,8 +7,9 @@ import torch
 
 from course_lib.data.captions import fill, parse
 from course_lib.data.moving_mnist import seeded
-from course_lib.data.scenes import reflect
+from course_lib.data.scenes import DIRECTIONS, SIZES, SPEEDS, STARTS, cell_range, reflect
 from course_lib.data.stated import agrees
+from course_lib.evaluation.metrics import COLUMNS, table
 from course_lib.paths import checkpoints_dir, repo_root
 
 NOTEBOOK = repo_root() / "notebooks" / "00_start_here.ipynb"
@@ -42,9 +43,25 @@ def test_a_scene_beyond_the_model_is_refused_in_words(generator):
 
 
 def test_the_report_card_has_what_the_page_reads_from_it(page, generator):
-    columns = re.search(r"for name in \(([^)]+)\)", page["goal-figures"])[1]
-    for column in re.findall(r'"(\w+)"', columns):
-        assert generator.info["figures"][column].keys() >= {"digit", "direction", "identity"}
+    columns, rows = re.search(r"in \(([^)]+)\).*rows=\(([^)]+)\)", page["goal-figures"], re.S).groups()
+    text = table({name: generator.info["figures"][name] for name in re.findall(r'"(\w+)"', columns)})
+    assert "nan" not in text and "None" not in text and "-0" not in text
+    assert set(re.findall(r'"(\w+)"', rows)) >= {"digit", "identity"}
+    assert set(re.findall(r'"(\w+)"', rows)) < COLUMNS.keys()
+
+
+def test_the_first_clip_can_move_as_its_sentence_says_without_a_bounce(page, generator):
+    prompt, seed = re.search(r'prompt="([^"]+)", seed=\((\d+),', page["prompt-box"]).groups()
+    mover = fill(parse(generator.caption(prompt, int(seed))), seeded(0, 0)).movers[0]
+    world = generator.world
+    limit = torch.tensor([world.height - SIZES[mover.size], world.width - SIZES[mover.size]])
+    row, column = divmod(STARTS.index(mover.start), 3)
+    first, last = cell_range(torch.tensor([row, column]), limit)
+    right, down = DIRECTIONS[mover.direction]
+    pace = SPEEDS[mover.speed] * torch.tensor([down, right])
+    end = torch.stack([first, last]) + (world.frames - 1) * pace  # from either end of the cell
+    outside = torch.maximum(-end, end - limit).clamp(min=0).amax()
+    assert outside <= 2, f"{mover} bounces {outside} px before the end"
 
 
 def test_the_clip_of_both_functions_repeats_as_the_page_says(page):
@@ -53,3 +70,5 @@ def test_the_clip_of_both_functions_repeats_as_the_page_says(page):
     start, velocity = torch.arange(limit + 1)[:, None], torch.arange(-40, 41)
     assert frames == 2 * limit and str(frames) in page["both-after"]
     assert torch.equal(reflect(start, velocity, torch.tensor(frames), limit), start.expand(-1, 81))
+    many = reflect(start, velocity, torch.arange(frames)[:, None, None], limit)
+    assert many.min() == 0 and many.max() == limit  # also at 40 px per frame: "it stays inside"

@@ -109,8 +109,8 @@ REFLECT = Exercise(
             """,
         ),
         Mistake(
-            "Your point leaves through the far wall and reappears at 0: `%` by `2 * limit` finds the right moment of "
-            "the trip there and back, but the second half of it is still unfolded.",
+            "Behind the far wall your point flies on. The remainder by `2 * limit` is right, but its second half, above "
+            "`limit`, is the way back and still has to be folded.",
             code="""
             def reflect(start, velocity, frame, limit):
                 return (start + velocity * frame) % (2 * limit).clamp(min=1)
