@@ -101,16 +101,16 @@ REFLECT = Exercise(
             """,
         ),
         Mistake(
-            "The remainder by `limit` alone forgets the way back: your point jumps to 0 at the far wall, but the motion "
-            "repeats after `2 * limit` only. And where `limit` is 0, there is no remainder at all.",
+            "The remainder by `limit` alone forgets the way back: your point jumps to 0 at the far wall, but the "
+            "motion repeats after `2 * limit` only. And where `limit` is 0, there is no remainder at all.",
             code="""
             def reflect(start, velocity, frame, limit):
                 return (start + velocity * frame) % limit
             """,
         ),
         Mistake(
-            "Behind the far wall your point flies on. The remainder by `2 * limit` is right, but its second half, above "
-            "`limit`, is the way back and still has to be folded.",
+            "Behind the far wall your point flies on. The remainder by `2 * limit` is right, but its second half, "
+            "above `limit`, is the way back and still has to be folded.",
             code="""
             def reflect(start, velocity, frame, limit):
                 return (start + velocity * frame) % (2 * limit).clamp(min=1)
@@ -490,13 +490,9 @@ RENDER = Exercise(
             old="torch.maximum(window, glyph)",
             new="torch.minimum(window, glyph)",
         ),
+        Mistake(SWAPPED, old="(top, left) in", new="(left, top) in"),
         Mistake(
-            SWAPPED,
-            old="(top, left) in",
-            new="(left, top) in",
-        ),
-        Mistake(
-            SWAPPED,  # and no check, so that torch stumbles where the glyph sticks out
+            SWAPPED + " Besides, nothing refuses a path that leaves the canvas: that takes a ValueError.",
             code="""
             def render(glyphs, path, height, width):
                 gh, gw = glyphs.shape[1:]
@@ -509,7 +505,7 @@ RENDER = Exercise(
             """,
         ),
         Mistake(
-            SWAPPED,  # the check is swapped too
+            SWAPPED + " Your check reads it the same way.",
             old="    check_path(path, gh, gw, height, width)\n",
             new="    path = path.flip(-1)\n    check_path(path, gh, gw, height, width)\n",
         ),
