@@ -39,6 +39,11 @@ def _one_point_in_no_room(g: torch.Generator) -> dict[str, Tensor]:
     return dict(start=nothing, velocity=torch.tensor(3), frame=torch.arange(7), limit=nothing)
 
 
+def _very_fast(g: torch.Generator) -> dict[str, Tensor]:
+    velocity = 2**24 + 1 + 2 * _integers(g, 0, 50)  # odd: float32 holds only even numbers up there
+    return dict(start=_integers(g, 0, 900), velocity=velocity, frame=torch.arange(2), limit=torch.tensor(997))
+
+
 def _two_axes(g: torch.Generator) -> dict[str, Tensor]:
     limit = torch.tensor([13, 7])
     start = torch.minimum(_integers(g, 0, 13, 3, 1, 2), limit)
@@ -73,6 +78,7 @@ REFLECT = Exercise(
         Case("some rooms without width", _rooms_without_width),
         Case("both axes of three points at once", _two_axes),
         Case("a room without width, many frames", _one_point_in_no_room),
+        Case("so fast that float32 loses count", _very_fast),
         Case("much later", lambda g: _flights(g, 3, 2, 3, 17) | dict(frame=torch.tensor([500, 997]))),
     ],
     properties=[
