@@ -100,7 +100,6 @@ def world() -> dict[str, object]:
         "folder": os.getcwd(),
         "environment": dict(os.environ),
         "recursion": sys.getrecursionlimit(),
-        "filters": list(warnings.filters),
         "figures": plt.get_fignums(),
         "streams": (sys.stdout, sys.stderr),
         "handler": signal.getsignal(signal.SIGINT),
@@ -122,6 +121,13 @@ def test_hostile_code_is_survived_and_undone(sample, what, capsys):
     assert answer.__globals__["torch"] is torch
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
+
+
+def test_warning_filters_are_put_back():
+    """Apart from the list above, because torch imports sympy at its leisure, and sympy adds filters of its own."""
+    run_guarded(lambda: (warnings.simplefilter("error"), warnings.filterwarnings("ignore", "planted")), 1.0)
+    assert not any(f[0] == "error" and f[2] is Warning for f in warnings.filters[:3])
+    assert not any("planted" in str(f[1]) for f in warnings.filters)
 
 
 def test_python_s_own_random_state_is_put_back():
