@@ -177,6 +177,9 @@ _ADVICE = {
     "number (`range`, an index, a size). Arithmetic on tensors works on every element at once, without a loop.",
     "modified by an inplace operation": "Autograd needs a tensor that was changed in place: make a new one instead.",
     "Can't call numpy() on Tensor that requires grad": "NumPy knows no gradients: stay with torch's functions.",
+    "'NoneType' object is not": "Something here may be None; ask `if … is not None` first.",
+    "unsupported operand type(s) for ~": "Something here may be None; ask `if … is not None` first.",
+    "only implemented on integer and Boolean": "Only a boolean mask can be turned round by `~`: `.bool()` makes it one.",
     "view size is not compatible": "`view` needs one memory layout; `reshape` works for all.",
 }
 

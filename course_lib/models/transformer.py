@@ -215,8 +215,9 @@ class Decoder(nn.Module):
         """The logits at place i say which token comes at place i + 1, and depend on tokens 0 to i only.
 
         Embeddings are multiplied by sqrt(d), ``self.positions(n, d)`` is added to each sequence, and dropout follows.
-        Every layer is called as ``layer(x, memory, keep, memory_keep)``. No token may look at a later one; every token
-        may look at itself. No token may look at memory where ``memory_keep`` is False. ``to_logits`` comes last.
+        Every layer is called as ``layer(x, memory, keep, memory_keep)`` with boolean masks of three axes, (1, n, n) and
+        (b, 1, source). No token may look at a later one; every token may look at itself. No token may look at memory
+        where ``memory_keep`` is False. ``to_logits`` comes last.
 
         Args:
             tokens: (b, n), indices below ``vocabulary``.

@@ -1,4 +1,4 @@
-"""Spacetime patches: a video as a sequence of tokens, and back."""
+"""Patches: an image or a video as a sequence of tokens, and back. One order of numbers for the whole course."""
 
 from einops import rearrange
 from jaxtyping import Shaped
@@ -48,3 +48,38 @@ def unpatchify(tokens: Shaped[Tensor, "b n d"], grid: Size3, patch: Size3) -> Sh
     if tokens.shape[2] % (pf * ph * pw):
         raise ValueError(f"{tokens.shape[2]} numbers per token are no multiple of the {pf * ph * pw} cells of {patch}")
     return rearrange(tokens, "b (f h w) (pf ph pw c) -> b c (f pf) (h ph) (w pw)", f=f, h=h, w=w, pf=pf, ph=ph, pw=pw)
+
+
+def patchify_image(image: Shaped[Tensor, "b c height width"], patch: int) -> Shaped[Tensor, "b n d"]:
+    """Cut an image into non-overlapping squares, one token each.
+
+    Squares are numbered like words on a page: along the first row, then along the second, and so on. Within a token
+    the numbers are ordered likewise: pixel by pixel along the rows of the square, all channels of a pixel together.
+
+    Args:
+        image: (b, c, height, width), any values.
+        patch: edge of a square in pixels.
+    Returns: (b, n, d) with n = (height / patch) (width / patch) and d = patch * patch * c.
+    Raises: ValueError if height or width is no multiple of patch.
+    Source: Dosovitskiy et al. 2021 (ViT), section 3.1.
+    """
+    height, width = image.shape[-2:]
+    if patch < 1 or height % patch or width % patch:
+        raise ValueError(f"an image of {height} x {width} pixels does not split into squares of {patch} x {patch}")
+    return rearrange(image, "b c (h ph) (w pw) -> b (h w) (ph pw c)", ph=patch, pw=patch)
+
+
+def unpatchify_image(
+    tokens: Shaped[Tensor, "b n d"], patch: int, height: int, width: int
+) -> Shaped[Tensor, "b c {height} {width}"]:
+    """Put squares back into an image of ``height`` x ``width`` pixels: the exact inverse of ``patchify_image``.
+
+    Raises: ValueError if the tokens do not fill such an image exactly.
+    """
+    h, w = height // patch, width // patch
+    if tokens.shape[1] != h * w or (h * patch, w * patch) != (height, width) or tokens.shape[2] % (patch * patch):
+        raise ValueError(
+            f"{tokens.shape[1]} tokens of {tokens.shape[2]} numbers do not make squares of {patch} x {patch} that fill "
+            f"{height} x {width} pixels"
+        )
+    return rearrange(tokens, "b (h w) (ph pw c) -> b c (h ph) (w pw)", h=h, w=w, ph=patch, pw=patch)

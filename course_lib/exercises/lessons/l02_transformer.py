@@ -1422,6 +1422,17 @@ DECODER = Exercise(
     ],
     mistakes=[
         Mistake(
+            "Your causal mask has two axes, (n, n). Layers want (b, n, n), or a 1 for the batch: `keep[None]`.",
+            old="torch.ones(1, n, n, dtype=torch.bool",
+            new="torch.ones(n, n, dtype=torch.bool",
+        ),
+        Mistake(
+            "Your causal mask holds numbers, and a mask is boolean here: add `.bool()`, or begin with "
+            "`torch.ones(1, n, n, dtype=torch.bool)`.",
+            old="torch.ones(1, n, n, dtype=torch.bool, device=x.device)",
+            new="torch.ones(1, n, n, device=x.device)",
+        ),
+        Mistake(
             "The mask is strictly causal: a token may not see itself. Then the first token sees nothing at all. Keep "
             "the diagonal.",
             old=".tril()",
