@@ -179,7 +179,7 @@ _ADVICE = {
     "Can't call numpy() on Tensor that requires grad": "NumPy knows no gradients: stay with torch's functions.",
     "'NoneType' object is not": "Something here may be None; ask `if … is not None` first.",
     "unsupported operand type(s) for ~": "Something here may be None; ask `if … is not None` first.",
-    "only implemented on integer and Boolean": "Only a boolean mask can be turned round by `~`: `.bool()` makes it one.",
+    "only implemented on integer and Boolean": "Only a boolean mask can be inverted by `~`: `.bool()` makes it one.",
     "view size is not compatible": "`view` needs one memory layout; `reshape` works for all.",
 }
 
