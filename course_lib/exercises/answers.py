@@ -4,11 +4,11 @@
 ours: learners may read, edit and keep the files.
 """
 
-import ast
 import contextlib
 import hashlib
 import importlib.util
 import inspect
+import symtable
 import sys
 import types
 from pathlib import Path
@@ -134,8 +134,17 @@ def _collect(name: str, obj: Any, imports: dict[str, None], pieces: list[str], s
 
 
 def _names_in(source: str) -> list[str]:
-    names = [n.id for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name)]
-    return sorted(set(names))
+    """The names that a source takes from around it; not its arguments and local variables, whatever they are called."""
+    found, tables = set(), [symtable.symtable(source, "<answer>", "exec")]
+    while tables:
+        table = tables.pop()
+        outermost = table.get_type() == "module"
+        for symbol in table.get_symbols():
+            taken = symbol.is_referenced() and not symbol.is_assigned() if outermost else symbol.is_global()
+            if taken:
+                found.add(symbol.get_name())
+        tables += table.get_children()
+    return sorted(found)
 
 
 def _globals_of(obj: Any) -> dict[str, Any]:

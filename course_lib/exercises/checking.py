@@ -23,7 +23,7 @@ from course_lib.exercises.catalogue import (
     is_untouched,
     source_of,
 )
-from course_lib.exercises.compare import alike, first_difference, note_on_dtype
+from course_lib.exercises.compare import alike, first_difference, note_on_dtype, second_call_difference
 from course_lib.exercises.diagnosis import diagnose
 from course_lib.exercises.observe import Observation, Situation, observe, same_start, situations
 from course_lib.exercises.sandbox import run_guarded, where_it_broke
@@ -139,6 +139,11 @@ def _compare(exercise: Exercise, answer: Any) -> tuple[list[tuple[Situation, Obs
                 sentence, numbers = first_difference(exercise, got, expected, situation.inputs())
             if sentence or _crashed(got, expected):
                 difference = _Difference(situation, got, expected, sentence, numbers)
+    if difference is None and not seen[-1][1].outcome.timed_out:  # every single call is right
+        for (situation, expected), (_, got) in zip(_expected(exercise.name), seen, strict=False):
+            sentence, numbers = second_call_difference(exercise, got, expected)
+            if sentence:
+                return seen, _Difference(situation, got, expected, sentence, numbers)
     return seen, difference
 
 
@@ -172,7 +177,8 @@ def _raised(error: BaseException) -> str:
 
 _ADVICE = {
     "Boolean value of Tensor with more than one value": "A tensor of several numbers is neither true nor false, so "
-    "`if` and `while` cannot ask it. `torch.where`, `.abs()` and comparisons work on every element at once.",
+    "`if`, `and`, `or` cannot ask it. Whether an argument was given, asks `x is None`; what holds for each element, "
+    "`torch.where`.",
     "only integer tensors of a single element": "A tensor of several numbers stands where Python wants one whole "
     "number (`range`, an index, a size). Arithmetic on tensors works on every element at once, without a loop.",
     "modified by an inplace operation": "Autograd needs a tensor that was changed in place: make a new one instead.",
@@ -180,6 +186,7 @@ _ADVICE = {
     "'NoneType' object is not": "Something here may be None; ask `if … is not None` first.",
     "unsupported operand type(s) for ~": "Something here may be None; ask `if … is not None` first.",
     "only implemented on integer and Boolean": "Only a boolean mask can be inverted by `~`: `.bool()` makes it one.",
+    "The shape of the mask": "Indexing with a mask does not broadcast it; `masked_fill` and `torch.where` do.",
     "view size is not compatible": "`view` needs one memory layout; `reshape` works for all.",
 }
 

@@ -18,27 +18,29 @@ def diagnose(
     exercise: Exercise,
     seen: Sequence[tuple[Situation, Observation]],
     outputs_suffice: bool = False,
-    also: Callable[[Any], bool] = lambda candidate: True,
+    also: Callable[[Any], bool] | None = None,
 ) -> tuple[Mistake, ...]:
     """The catalogued mistake, or the pair of them, that does exactly what was seen; empty when there is none.
 
     Args:
         seen: what the answer did, the most telling situation first.
         outputs_suffice: when no mistake agrees in gradients too, accept one that agrees in outputs alone.
-        also: a further condition on the mistake as a callable.
+        also: where values are right, the condition on the mistake as a callable that tells instead; then it must
+            explain everything.
     """
+    fits = also or (lambda candidate: True)
     for gradients in (True, False) if outputs_suffice else (True,):
         for index, mistake in enumerate(exercise.mistakes):
             # A substitution that no longer fits the library raises; the tests see that, a learner must not.
             with contextlib.suppress(ValueError):
-                if all(alike(exercise, _mistake_does(exercise.name, index, s), o, gradients) for s, o in seen) and also(
+                if all(alike(exercise, _mistake_does(exercise.name, index, s), o, gradients) for s, o in seen) and fits(
                     wrong_answer(exercise, mistake)
                 ):
                     return (mistake,)
-    return _two_at_once(exercise, seen, also) or _nearly(exercise, seen)
+    return _two_at_once(exercise, seen, fits) or (() if also else _nearly(exercise, seen))
 
 
-def _two_at_once(exercise: Exercise, seen: Sequence, also: Callable[[Any], bool]) -> tuple[Mistake, ...]:
+def _two_at_once(exercise: Exercise, seen: Sequence, fits: Callable[[Any], bool]) -> tuple[Mistake, ...]:
     """A pair of mistakes that together do exactly what was seen."""
     deadline = time.process_time() + PAIRS_SECONDS
     for pair in itertools.combinations([m for m in exercise.mistakes if m.old is not None], 2):
@@ -46,7 +48,7 @@ def _two_at_once(exercise: Exercise, seen: Sequence, also: Callable[[Any], bool]
             break
         with contextlib.suppress(ValueError, SyntaxError):  # the two changes overlap
             both = define(exercise.name, substituted(exercise, *pair), exercise.target)
-            if all(alike(exercise, observe(exercise, both, s, exercise.seconds), o) for s, o in seen) and also(both):
+            if all(alike(exercise, observe(exercise, both, s, exercise.seconds), o) for s, o in seen) and fits(both):
                 return pair
     return ()
 

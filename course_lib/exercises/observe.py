@@ -19,6 +19,10 @@ from torch import Tensor
 from course_lib.exercises.catalogue import Case, Exercise
 from course_lib.exercises.sandbox import Outcome, run_guarded
 
+# How the names of two kinds of leaves begin:
+GRADIENT = "the gradient of "
+SECOND_CALL = "the output of a second call"
+
 
 @dataclass
 class Observation:
@@ -29,6 +33,7 @@ class Observation:
     changed: list[str] = field(default_factory=list)  # inputs that the answer overwrote
     parts: dict[str, tuple] = field(default_factory=dict)  # submodule -> (what it received, what it returned)
     weights: str = ""  # why the course's weights could not be copied into the learner's module
+    second_error: Exception | None = None  # what the second call on the same instance raised
 
     @property
     def error(self) -> BaseException | None:
@@ -37,7 +42,7 @@ class Observation:
     @functools.cached_property
     def largest_gradient(self) -> float:
         """The largest entry of all gradients."""
-        gradients = [v for n, v in self.leaves.items() if n.startswith("the gradient of ") and v.numel()]
+        gradients = [v for n, v in self.leaves.items() if n.startswith(GRADIENT) and v.numel()]
         return max((float(v.nan_to_num().abs().max()) for v in gradients), default=0.0)
 
 
@@ -148,8 +153,11 @@ def _run(exercise, answer, situation, inputs, observation=None, record_parts=Fal
     with torch.set_grad_enabled(observation is None):
         value = case.call(answer, **inputs) if case.call else answer(**inputs)
         if observation is not None and situation.then is not None:
-            again = answer(**situation.then.inputs())
-            observation.leaves |= dict(_leaves(again, f"the output of a second call ({situation.then.label})"))
+            try:
+                again = answer(**situation.then.inputs())
+                observation.leaves |= dict(_leaves(again, f"{SECOND_CALL} ({situation.then.label})"))
+            except Exception as error:  # the first call stands by itself
+                observation.second_error = error
         return value
 
 
@@ -179,7 +187,7 @@ def _gradients(exercise, answer, situation) -> dict[str, Any]:
         if isinstance(module, nn.Module):
             names = getattr(module, _COURSE_NAMES, {})
             wanted += [(names.get(n, n), p) for n, p in module.named_parameters()]
-    return {f"the gradient of {n}": torch.zeros_like(v) if v.grad is None else v.grad.detach() for n, v in wanted}
+    return {f"{GRADIENT}{n}": torch.zeros_like(v) if v.grad is None else v.grad.detach() for n, v in wanted}
 
 
 def _float_tensors(values: Any) -> Iterator[Tensor]:

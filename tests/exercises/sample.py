@@ -96,7 +96,10 @@ EXERCISES = (
         target=Gate,
         minutes=11,
         given=("__init__",),
-        cases=[Case("plain", lambda g: dict(x=randn(g, 2, 3, 5)), init=dict(d=5))],
+        cases=[
+            Case("plain", lambda g: dict(x=randn(g, 2, 3, 5)), init=dict(d=5)),
+            Case("more tokens", lambda g: dict(x=randn(g, 2, 7, 5)), init=dict(d=5)),
+        ],
         properties=[
             Property("A fresh gate must leave x alone.", lambda cls: bool((cls(3)(ONES) == ONES).all())),
         ],

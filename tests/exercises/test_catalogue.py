@@ -32,7 +32,7 @@ def test_sentences_are_sentences(exercise):
     texts = [m.sentence for m in exercise.mistakes] + [p.sentence for p in exercise.properties]
     assert len(set(texts)) == len(texts)
     for text in texts:
-        assert text.rstrip("`'\")").endswith((".", "?", "!")), text
+        assert text.rstrip("`'\")").endswith((".", "?", "!", "…")), text
         assert len(text) >= 20, text
 
 

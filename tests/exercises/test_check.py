@@ -111,6 +111,18 @@ def test_the_first_part_that_goes_wrong_is_named(sample):
     assert "`linear` is the first part that receives something wrong" in judged("Gate", code).sentence
 
 
+def test_an_instance_that_remembers_is_told_apart_from_one_that_fails_on_other_inputs(sample):
+    code = substituted(get("Gate"))
+    remembers = code.replace("return x +", "self.x = x = getattr(self, 'x', x)\n        return x +")
+    assert "it remembers something" in judged("Gate", remembers).sentence
+    crashes = code.replace(
+        "return x +", "self.n = getattr(self, 'n', 0) + 1\n        assert self.n < 2\n        return x +"
+    )
+    assert "The second call stops with AssertionError" in judged("Gate", crashes).sentence
+    forgetful = judged("Gate", code.replace("return x +", "return x.roll(x.shape[1] // 5, 1) +"))
+    assert "remembers" not in forgetful.sentence and "more tokens" in forgetful.details
+
+
 def test_a_gradient_that_is_zero_in_theory_may_be_noise():
     """softmax ignores a shift of all scores, so this bias has no gradient; other roundings must not fail."""
     from course_lib.exercises.compare import alike

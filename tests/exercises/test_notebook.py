@@ -112,6 +112,19 @@ def mix(a, w, scale=1.0):
     assert answers.load("mix") is not None
 
 
+def test_a_saved_answer_takes_nothing_that_only_shares_a_name(sample, state):
+    code = """def mix(a, w, scale=1.0):
+    if scale < 0:
+        raise ValueError("negative")
+    weights = (factor * scale * w).softmax(1)
+    return (weights[:, :, None] * a).sum(1)"""
+    mine = answer("mix", code)
+    mine.__globals__.update(factor=1, a=13, weights=5)  # left over in the notebook
+    assert answers.save("mix", mine) == ""
+    text = answers.my_code_file("mix").read_text()
+    assert "factor = 1" in text and "a = 13" not in text and "weights = 5" not in text
+
+
 def test_an_answer_that_cannot_stand_alone_still_counts(sample, capsys):
     import torch
 
