@@ -188,7 +188,7 @@ def render(
         path: (top, left) of each glyph's upper left corner in every frame; the row comes first, y points down.
         height, width: of the canvas, in pixels.
     Returns: (f, height, width), 0 where no glyph is, in the dtype of ``glyphs``.
-    Raises: ValueError if a glyph would leave the canvas anywhere on its path.
+    Raises: ValueError if a glyph, its dark margin included, would leave the canvas anywhere on its path.
     """
     gh, gw = glyphs.shape[1:]
     check_path(path, gh, gw, height, width)

@@ -41,7 +41,8 @@ def _one_point_in_no_room(g: torch.Generator) -> dict[str, Tensor]:
 
 def _very_fast(g: torch.Generator) -> dict[str, Tensor]:
     velocity = 2**24 + 1 + 2 * _integers(g, 0, 50)  # odd: float32 holds only even numbers up there
-    return dict(start=_integers(g, 0, 900), velocity=velocity, frame=torch.arange(2), limit=torch.tensor(997))
+    frame = torch.tensor([0, 1, 1000])
+    return dict(start=_integers(g, 0, 900), velocity=velocity, frame=frame, limit=torch.tensor(9_999_991))
 
 
 def _two_axes(g: torch.Generator) -> dict[str, Tensor]:
@@ -78,7 +79,9 @@ REFLECT = Exercise(
         Case("some rooms without width", _rooms_without_width),
         Case("both axes of three points at once", _two_axes),
         Case("a room without width, many frames", _one_point_in_no_room),
-        Case("so fast that float32 loses count", _very_fast),
+        Case("so fast that float32 and int32 lose count", _very_fast),
+        Case("four single numbers", lambda g: _one_flight(g) | dict(frame=torch.tensor(9))),
+        Case("one point, with an axis more", lambda g: _flights(g, 1, 7, fastest=3, far=11, near=2)),
         Case("much later", lambda g: _flights(g, 3, 2, 3, 17) | dict(frame=torch.tensor([500, 997]))),
     ],
     properties=[
@@ -413,9 +416,9 @@ def _moved(drawing: dict, glyph: int, frame: int, top: int, left: int) -> dict:
 def _refusals(f, **drawing) -> dict[str, str]:
     """What comes of several impossible paths, for glyphs of 3x5 on a canvas of 11x13."""
 
-    def outcome(*corner: int) -> str:
+    def outcome(*corner: int, **other) -> str:
         try:
-            f(**_moved(drawing, *corner))
+            f(**(_moved(drawing, *corner) | other))
         except ValueError:
             return "a ValueError"
         except (RuntimeError, IndexError):  # torch stumbled over a window that is cut off: an accident, no refusal
@@ -424,7 +427,11 @@ def _refusals(f, **drawing) -> dict[str, str]:
             return "an AssertionError"
         return "a video"
 
+    rimmed = drawing["glyphs"].clone()  # a dark margin all round, which counts as well
+    rimmed[..., [0, -1], :], rimmed[..., [0, -1]] = 0, 0
+
     return {
+        "a dark margin above the canvas": outcome(1, 0, -1, 2, glyphs=rimmed),
         "one pixel too far to the right": outcome(1, 0, 2, 9),
         "one pixel too far to the right, later": outcome(1, 3, 2, 9),
         "one pixel too far down": outcome(0, 4, 9, 2),

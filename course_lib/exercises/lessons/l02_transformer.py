@@ -4,7 +4,7 @@ import inspect
 import textwrap
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from course_lib.exercises.catalogue import Case, Exercise, Hint, Mistake, Property, Variant, randn
 from course_lib.models.transformer import Decoder, DecoderLayer, sinusoidal_positions
@@ -364,6 +364,19 @@ ATTENTION = Exercise(
         ),
     ],
     variants=[
+        Variant(
+            "keys scaled first",
+            """
+            def attention(q, k, v, keep=None):
+                scores = torch.einsum("bhqd,bhkd->bhqk", q, k * q.shape[-1] ** -0.5)
+                if keep is not None:
+                    scores = scores.masked_fill(~keep, torch.finfo(scores.dtype).min)
+                weights = scores.softmax(-1)
+                if keep is not None:
+                    weights = weights.masked_fill(~keep, 0.0)
+                return weights @ v, weights
+            """,
+        ),
         Variant(
             "einsum",
             """
@@ -1053,6 +1066,30 @@ def _layer_inputs(g: torch.Generator, b: int = 2, n: int = 5, m: int = 7, d: int
 
 _LAYER = dict(d=12, heads=3, d_ff=19)
 
+
+class _Ones(nn.Module):
+    """In the place of a sublayer: ones, or what the memory holds."""
+
+    def __init__(self, *_sizes, **_options):
+        super().__init__()
+
+    def forward(self, x: Tensor, context: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+        looks_at_itself = context is None or torch.equal(context, x)
+        return torch.ones_like(x) if looks_at_itself else context.mean(1, keepdim=True).expand_as(x)
+
+
+def _drops_each_sublayer_once(cls) -> bool:
+    """Sublayers that give ones, no norms, p = 0.5: each number is 0 + three independent draws from {0, 2}."""
+    torch.manual_seed(0)
+    layer = cls(d=48, heads=3, d_ff=8, dropout=0.5, attention=_Ones).train()
+    layer.norms = nn.ModuleList(nn.Identity() for _ in range(3))
+    layer.feed_forward = nn.Sequential(_Ones(), nn.Identity(), nn.Identity())
+    out = layer(x=torch.zeros(4, 64, 48), memory=torch.ones(4, 64, 48))
+    shares = [(out == value).float().mean().item() for value in (0, 2, 4, 6)]
+    binomial = all(abs(share - fair) < 0.02 for share, fair in zip(shares, (1 / 8, 3 / 8, 3 / 8, 1 / 8), strict=True))
+    return binomial and bool(out.mean(-1).std() < 0.5) and bool(out.mean((1, 2)).std() < 0.2)  # whole tokens: 1.7
+
+
 DECODER_LAYER = Exercise(
     target=DecoderLayer,
     minutes=15,
@@ -1084,6 +1121,14 @@ DECODER_LAYER = Exercise(
             lambda g: _layer_inputs(g),
             init=_LAYER | dict(dropout=1.0),
             call=lambda layer, **inputs: layer.train()(**inputs),
+        ),
+    ],
+    properties=[
+        Property(
+            "Dropout is right at rest and at p = 1, but not in between. In train mode the output of each of the three "
+            "sublayers goes through `self.dropout` once, as a whole: every number by itself becomes 0 with probability "
+            "p, or is divided by 1 - p. Nothing else is dropped, neither inside a sublayer nor in memory.",
+            _drops_each_sublayer_once,
         ),
     ],
     mistakes=[
@@ -1380,12 +1425,44 @@ def _decoder_inputs(g: torch.Generator, b: int = 2, n: int = 5, m: int = 7) -> d
     return dict(tokens=_tokens(g, b, n), memory=randn(g, b, m, 12))
 
 
+def _with_a_silent_place(g: torch.Generator) -> dict:
+    """Zeros in the memory are no padding: only ``memory_keep`` says what is."""
+    inputs = _decoder_inputs(g)
+    inputs["memory"][:, 2] = 0
+    return inputs
+
+
 def _other_positions(length: int, d: int) -> Tensor:
     """Not the paper's, to see that the decoder adds the positions it was given."""
     return torch.arange(length * d).reshape(length, d) / 10.0
 
 
 _DECODER = dict(vocabulary=17, d=12, heads=3, layers=2, d_ff=19)
+
+
+class _AddsMemory(nn.Module):
+    """In the place of a layer: x plus the mean of memory."""
+
+    def __init__(self, *_sizes, **_options):
+        super().__init__()
+
+    def forward(self, x: Tensor, memory: Tensor, *_masks, **_named) -> Tensor:
+        return x + memory.mean(1, keepdim=True)
+
+
+def _drops_the_sum_once(cls) -> bool:
+    """Embeddings of one, no positions, a memory of ones, p = 0.5: each logit is 1 plus a draw from {0, 2}."""
+    torch.manual_seed(0)
+    no_positions = lambda length, d: torch.zeros(length, d)  # noqa: E731
+    sizes = dict(vocabulary=48, d=48, heads=3, layers=1, d_ff=8)
+    decoder = cls(**sizes, dropout=0.5, layer=_AddsMemory, positions=no_positions, tie=False).train()
+    with torch.no_grad():
+        decoder.embed.weight.fill_(48**-0.5)
+        decoder.to_logits.weight.copy_(torch.eye(48))
+        out = decoder(tokens=torch.zeros(4, 64, dtype=torch.long), memory=torch.ones(4, 64, 48))
+    kept, dropped = ((out - value).abs() < 1e-4 for value in (3, 1))
+    return bool((kept | dropped).all()) and abs(kept.float().mean().item() - 0.5) < 0.02
+
 
 DECODER = Exercise(
     target=Decoder,
@@ -1418,6 +1495,15 @@ DECODER = Exercise(
             lambda g: _decoder_inputs(g),
             init=_DECODER | dict(dropout=1.0),
             call=lambda decoder, **inputs: decoder.train()(**inputs),
+        ),
+        Case("a memory with a vector of zeros, all allowed", _with_a_silent_place, init=_DECODER),
+    ],
+    properties=[
+        Property(
+            "Dropout is right at rest and at p = 1, but not in between. In train mode the sum of embeddings and "
+            "positions goes through `self.dropout` once; nothing else is dropped here, neither the embeddings before "
+            "nor the memory.",
+            _drops_the_sum_once,
         ),
     ],
     mistakes=[
