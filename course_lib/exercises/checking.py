@@ -26,7 +26,7 @@ from course_lib.exercises.catalogue import (
 from course_lib.exercises.compare import alike, first_difference, note_on_dtype, second_call_difference
 from course_lib.exercises.diagnosis import diagnose
 from course_lib.exercises.observe import Observation, Situation, observe, same_start, situations
-from course_lib.exercises.sandbox import run_guarded, where_it_broke
+from course_lib.exercises.sandbox import raised_on_purpose, run_guarded, where_it_broke
 
 NOT_ATTEMPTED, PASSED, FAILED, CRASHED, TIMED_OUT = "not attempted", "passed", "failed", "crashed", "timed out"
 
@@ -110,9 +110,9 @@ def _judge(exercise: Exercise, answer: Any) -> Verdict:
     if _crashed(got, difference.expected):
         line = _line(got, filename)
         crash = f"Your code stopped with {_raised(got.error)}{line}"
-        if isinstance(got.error, ValueError) and ": raise " in line:
-            crash = f"Your code refuses an input that is allowed ({got.error}){line}"
-        crash += _advice(got.error)
+        if isinstance(got.error, ValueError | AssertionError) and raised_on_purpose(got.error):
+            crash = f"Your code refuses an input that is allowed ({got.error or 'without a message'}){line}"
+        crash += f"{_advice(got.error)}\nSeen with: {difference.situation.label}."
         details = "\n".join(filter(None, [*details, crash if named else ""]))
         return verdict(CRASHED, named or crash, details, printed, mistakes=mistakes)
     where = f"\nSeen with: {difference.situation.label}."

@@ -4,11 +4,14 @@ For every exercise: the stub counts as not attempted, the library's own source p
 catalogued mistake fails with its own sentence.
 """
 
+import multiprocessing
+import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
-from course_lib.exercises.catalogue import Exercise, define, lessons, stub_source, substituted, wrong_answer
+from course_lib.exercises.catalogue import Exercise, define, get, lessons, stub_source, substituted, wrong_answer
 from course_lib.exercises.checking import NOT_ATTEMPTED, PASSED, check
 
 
@@ -40,16 +43,23 @@ def trials(exercise: Exercise) -> Iterator[Trial]:
         yield trial("mistake", mistake.sentence, wrong_answer(exercise, mistake), named)
 
 
+def trials_of(name: str) -> list[Trial]:
+    """All trials of the exercise ``name``; a process of its own may run them."""
+    return list(trials(get(name)))
+
+
 def main() -> int:
-    """Print every failure and the score; 1 when anything failed."""
-    every = []
-    for lesson, exercises in lessons().items():
-        for exercise in exercises:
-            found = list(trials(exercise))
+    """Print every failure and the score; 1 when anything failed. Each core takes one exercise at a time."""
+    every: list[Trial] = []
+    named = [(lesson, exercise) for lesson, exercises in lessons().items() for exercise in exercises]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ProcessPoolExecutor(min(cores, 4), multiprocessing.get_context("spawn")) as pool:
+        results = pool.map(trials_of, [exercise.name for _, exercise in named])
+        for (lesson, exercise), found in zip(named, results, strict=True):
             every += found
             caught, accepted = (sum(t.ok for t in found if t.kind == kind) for kind in ("mistake", "variant"))
             print(f"{lesson:<20} {exercise.name:<34} mistakes {caught}/{len(exercise.mistakes)} · "
-                  f"variants {accepted}/{len(exercise.variants)}")  # fmt: skip
+                  f"variants {accepted}/{len(exercise.variants)}", flush=True)  # fmt: skip
     for t in every:
         if not t.ok:
             print(f"FAILED {t.exercise}, {t.kind} {t.label!r}:\n  {t.said}")

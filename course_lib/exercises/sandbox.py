@@ -5,6 +5,7 @@ What cannot be stopped from inside a process is left: a loop in C that never ret
 
 import builtins
 import contextlib
+import dis
 import io
 import math
 import os
@@ -235,6 +236,18 @@ def _restore_namespace(place: Any, before: dict[str, Any]) -> None:
 
 
 _MISSING = object()
+
+
+def raised_on_purpose(error: BaseException) -> bool:
+    """Whether a ``raise`` of the learner's own, and no call of a library, made this error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return False
+    code = trace.tb_frame.f_code
+    own = not code.co_filename.startswith((os.path.dirname(os.path.dirname(__file__)), os.path.dirname(torch.__file__)))
+    return own and code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def where_it_broke(error: BaseException, filename: str | None) -> str:

@@ -48,6 +48,8 @@ MIX = "def mix(a, w, scale=1.0):\n    if scale < 0:\n        raise ValueError('n
         ("return ((scale * w).view(-1).view(w.shape).softmax(1)[:, :, None] * a).sum(1)", "crashed", "view"),
         ("return ((scale * w).softmax(1)[:, :, None] * a.mean(0)).sum(1)", "failed", "wrong values"),
         ("return mix(a, w, scale)", "crashed", "RecursionError"),
+        ("raise ValueError('odd')", "crashed", "refuses an input that is allowed (odd)"),
+        ("return torch.stack([a, w])", "crashed", "Your code stopped with RuntimeError"),
         ("raise NotImplementedError", "not attempted", "still a `raise NotImplementedError`"),
     ],
 )
