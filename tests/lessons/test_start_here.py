@@ -50,6 +50,12 @@ def test_the_report_card_has_what_the_page_reads_from_it(page, generator):
     assert set(re.findall(r'"(\w+)"', rows)) < COLUMNS.keys()
 
 
+def test_the_report_card_was_measured_as_the_page_says(page, generator):
+    guidance = re.search(r"measured at (\d+)", page["break-words"])[1]
+    assert f"guidance {guidance}," in generator.info["evaluation"]
+    assert f"{float(guidance)}" in page["break"]
+
+
 def test_no_clip_bounces_at_once(page, generator):
     prompt, seed = re.search(r'prompt="([^"]+)", seed=\((\d+),', page["prompt-box"]).groups()
     goal = enumerate(re.findall(r'"(an? \d [^"]+)"', page["goal"]), int(re.search(r"seed=(\d+)", page["goal"])[1]))

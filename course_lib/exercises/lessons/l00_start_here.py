@@ -253,8 +253,9 @@ REFLECT = Exercise(
             new="",
         ),
         Mistake(
-            "In a room without width (limit 0) your point still moves: you enlarged the room itself. Only the period, "
-            "by which you take the remainder, must not be 0.",
+            "In a room without width (limit 0) your point still moves: you enlarged the room itself, or gave it the "
+            "period 2. Only the period, by which you take the remainder, must not be 0. Make it 1: then the remainder "
+            "is always 0.",
             code="""
             def reflect(start, velocity, frame, limit):
                 limit = limit.clamp(min=1)
@@ -294,6 +295,69 @@ REFLECT = Exercise(
                 period = (2 * limit).clamp(min=1)
                 unfolded = (start + velocity * frame) % period
                 return (2 * limit - (2 * limit - 2 * unfolded).abs()) / 2
+            """,
+        ),
+        Mistake(
+            "Axes of size 1 get lost: your result is squeezed. It has the broadcast shape of the four arguments, "
+            "whatever that is.",
+            code="""
+            def reflect(start, velocity, frame, limit):
+                period = (2 * limit).clamp(min=1)
+                return (limit - (limit - (start + velocity * frame) % period).abs()).squeeze()
+            """,
+        ),
+        Mistake(
+            "Right but for rooms without width: `.clamp(min=2)` makes their period 2, so the remainder can be 1, and "
+            "the point leaves. Make it 1, then the remainder is always 0.",
+            old=".clamp(min=1)",
+            new=".clamp(min=2)",
+        ),
+        Mistake(
+            "Your detour over arccos and cos comes back a little below whole numbers, and `.long()` cuts the fraction "
+            "off. Whole numbers need no detour: `%` and `abs` fold exactly.",
+            code="""
+            def reflect(start, velocity, frame, limit):
+                room = limit.clamp(min=1)
+                angle = (start + velocity * frame).double() * math.pi / room
+                return torch.where(limit == 0, 0, (torch.arccos(torch.cos(angle)) * room / math.pi).long())
+            """,
+        ),
+        Mistake(
+            "You count the trips with a division that rounds towards 0. Left of 0 that counts one too few; round down, "
+            'with `//` or `rounding_mode="floor"`.',
+            code="""
+            def reflect(start, velocity, frame, limit):
+                room = limit.clamp(min=1)
+                flown = start + velocity * frame
+                trip, rest = torch.div(flown, room, rounding_mode="trunc"), flown % room
+                return torch.where(trip % 2 == 0, rest, limit - rest)
+            """,
+        ),
+        Mistake(
+            "You take the remainder of the velocity by `limit`. A detour of `limit` pixels leads to the other wall; "
+            "only one of `2 * limit`, there and back, changes nothing.",
+            code="""
+            def reflect(start, velocity, frame, limit):
+                room = limit.clamp(min=1)
+                unfolded = (start + velocity % room * frame) % (2 * room)
+                return torch.where(unfolded > limit, 2 * limit - unfolded, unfolded).clamp(min=0)
+            """,
+        ),
+        Mistake(
+            "You hold the velocity down to `limit`. It may be any size: a fast point bounces several times in one "
+            "frame.",
+            old="velocity * frame",
+            new="torch.maximum(torch.minimum(velocity, limit), -limit) * frame",
+        ),
+        Mistake(
+            "`+=` writes into the caller's tensor, which has the wrong shape for the result, and nobody expects it to "
+            "change. Make a new one: `position = start + velocity * frame`.",
+            code="""
+            def reflect(start, velocity, frame, limit):
+                start += velocity * frame
+                period = (2 * limit).clamp(min=1)
+                start %= period
+                return limit - (limit - start).abs()
             """,
         ),
     ],
@@ -418,14 +482,14 @@ def _refusals(f, **drawing) -> dict[str, str]:
 
     def outcome(*corner: int, **other) -> str:
         try:
-            f(**(_moved(drawing, *corner) | other))
+            video = f(**(_moved(drawing, *corner) | other))
         except ValueError:
             return "a ValueError"
         except (RuntimeError, IndexError):  # torch stumbled over a window that is cut off: an accident, no refusal
             return "an accident"
         except AssertionError:
             return "an AssertionError"
-        return "a video"
+        return "None" if video is None else "a video"
 
     rimmed = drawing["glyphs"].clone()  # a dark margin all round, which counts as well
     rimmed[..., [0, -1], :], rimmed[..., [0, -1]] = 0, 0
@@ -580,14 +644,15 @@ RENDER = Exercise(
             new="width, height)\n    for",
         ),
         Mistake(
-            "Your video is always float, whatever the glyphs are. The result keeps their dtype: start from "
-            "`glyphs.new_zeros(…)` or pass `dtype=glyphs.dtype`.",
+            "You draw in single precision, whatever the glyphs are, and a conversion at the end cannot bring lost "
+            "digits back. The result keeps their dtype: start from `glyphs.new_zeros(…)` or pass `dtype=glyphs.dtype`.",
             old="glyphs.new_zeros(",
             new="torch.zeros(",
         ),
         Mistake(
-            "A glyph that leaves the canvas must be refused with a ValueError. Without that check Python reads a "
-            "negative index as counted from the other end, and cuts off slices that are too long.",
+            "A glyph that leaves the canvas must be refused with a ValueError. Yours is not: there is no check, or it "
+            "asks `.all()` where a single corner is enough (`.any()`). Then Python reads a negative index as counted "
+            "from the other end, and cuts off slices that are too long.",
             old="check_path(path, gh, gw, height, width)",
             new="pass",
         ),
@@ -627,6 +692,76 @@ RENDER = Exercise(
             def render(glyphs, path, height, width):
                 gh, gw = glyphs.shape[1:]
                 path = torch.minimum(path.clamp(min=0), torch.tensor([height - gh, width - gw]))
+                video = glyphs.new_zeros(path.shape[1], height, width)
+                for glyph, corners in zip(glyphs, path.tolist()):
+                    for frame, (top, left) in zip(video, corners):
+                        window = frame[top : top + gh, left : left + gw]
+                        window.copy_(torch.maximum(window, glyph))
+                return video
+            """,
+        ),
+        Mistake(
+            "Your canvas holds bytes, whatever the glyphs are: floats between 0 and 1 become 0 in it, and large "
+            "numbers are cut. The result keeps the dtype of the glyphs: `dtype=glyphs.dtype`.",
+            old="glyphs.new_zeros(path.shape[1], height, width)",
+            new="torch.zeros(path.shape[1], height, width, dtype=torch.uint8)",
+        ),
+        Mistake(
+            "All frames look like the last one: you put one canvas into the list again and again, and it changes "
+            "later. Append a `.clone()`, or make a new canvas for each frame.",
+            old="return video",
+            new="return video[-1].expand_as(video).clone()",
+        ),
+        Mistake(
+            "You take the path for the centre of the glyph and push it back inside where it sticks out. It is the "
+            "upper left corner, as it stands.",
+            code="""
+            def render(glyphs, path, height, width):
+                gh, gw = glyphs.shape[1:]
+                check_path(path, gh, gw, height, width)
+                video = glyphs.new_zeros(path.shape[1], height, width)
+                for glyph, corners in zip(glyphs, path.tolist()):
+                    for frame, (top, left) in zip(video, corners):
+                        top, left = max(top - gh // 2, 0), max(left - gw // 2, 0)
+                        window = frame[top : top + gh, left : left + gw]
+                        window.copy_(torch.maximum(window, glyph))
+                return video
+            """,
+        ),
+        Mistake(
+            "You let the brighter *glyph* win, as a whole. It is decided pixel by pixel: `torch.maximum`.",
+            code="""
+            def render(glyphs, path, height, width):
+                gh, gw = glyphs.shape[1:]
+                check_path(path, gh, gw, height, width)
+                video = glyphs.new_zeros(path.shape[1], height, width)
+                for i in glyphs.flatten(1).double().sum(1).argsort().tolist():
+                    for frame, (top, left) in zip(video, path[i].tolist()):
+                        window = frame[top : top + gh, left : left + gw]
+                        window.copy_(torch.where(glyphs[i] > 0, glyphs[i], window))
+                return video
+            """,
+        ),
+        Mistake(
+            "Where two glyphs have ink you keep the earlier one. The brighter pixel must win, whichever was drawn "
+            "first.",
+            old="torch.maximum(window, glyph)",
+            new="torch.where(window > 0, window, glyph)",
+        ),
+        Mistake(
+            "You add the inks and cut the sum at the brightest. Two greys on top of each other are not brighter than "
+            "one: take the larger of the two.",
+            old="torch.maximum(window, glyph)",
+            new="(window.double() + glyph).clamp(max=glyphs.max().item()).to(glyphs.dtype)",
+        ),
+        Mistake(
+            "You return None for a path that leaves the canvas. The contract asks for a ValueError: None would only "
+            "fail later, somewhere else.",
+            code="""
+            def render(glyphs, path, height, width):
+                gh, gw = glyphs.shape[1:]
+                if (path < 0).any() or (path > torch.tensor([height - gh, width - gw])).any():
+                    return None
                 video = glyphs.new_zeros(path.shape[1], height, width)
                 for glyph, corners in zip(glyphs, path.tolist()):
                     for frame, (top, left) in zip(video, corners):

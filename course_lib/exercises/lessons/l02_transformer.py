@@ -281,9 +281,10 @@ ATTENTION = Exercise(
             """,
         ),
         Mistake(
-            "The values are right, but the gradient is nan: -inf was *added* to the scores, so the nan of a shut-out "
-            "row flows back. `masked_fill` or `torch.where` cut that path; so does a large finite number, cleared "
-            "after softmax.",
+            "The values are right, but the gradient is nan. In a row with no allowed key something becomes nan or inf "
+            "on the way (-inf *added* to the scores, or a division by nearly 0) and flows back, though you clear it "
+            "later. Fill with `masked_fill` or `torch.where`, which cut that path, and clear the weights after "
+            "softmax.",
             code="""
             def attention(q, k, v, keep=None):
                 scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
@@ -361,6 +362,90 @@ ATTENTION = Exercise(
             "learn where to look.",
             old="return weights @ v, weights",
             new="return weights.detach() @ v, weights.detach()",
+        ),
+        Mistake(
+            "The forbidden keys take part in the softmax (or in the maximum that you subtract), and you clear and "
+            "renormalise afterwards. Where a forbidden score is far above the allowed ones, nothing is left: those "
+            "have already come out as 0. Put -inf into the scores first.",
+            code="""
+            def attention(q, k, v, keep=None):
+                weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+                if keep is not None:
+                    weights = weights * keep
+                    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
+                return weights @ v, weights
+            """,
+        ),
+        Mistake(
+            "You clear forbidden weights after the softmax and divide by what is left, and where nothing is left that "
+            "is 0/0, nan: for a query that may look nowhere, and where the forbidden scores are far above the allowed "
+            "ones. Put -inf into the scores before softmax, and clear the weights after it.",
+            code="""
+            def attention(q, k, v, keep=None):
+                weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+                if keep is not None:
+                    weights = weights * keep
+                    weights = weights / weights.sum(-1, keepdim=True)
+                return weights @ v, weights
+            """,
+        ),
+        Mistake(
+            "-10,000 is not low enough: an allowed score may lie below it, and then the forbidden keys win. Fill with "
+            "-inf, or with the lowest number there is, `torch.finfo(scores.dtype).min`.",
+            old="scores.masked_fill(~keep, -math.inf)",
+            new="scores.masked_fill(~keep, -1e4)",
+        ),
+        Mistake(
+            "-10,000 is not low enough: an allowed score may lie below it, and then forbidden keys get the weight. "
+            "Fill with -inf or `torch.finfo(scores.dtype).min`; clearing the rows with no allowed key is right.",
+            code="""
+            def attention(q, k, v, keep=None):
+                scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+                if keep is not None:
+                    scores = scores.masked_fill(~keep, -1e4)
+                weights = scores.softmax(dim=-1)
+                if keep is not None:
+                    weights = weights.masked_fill(~keep.any(-1, keepdim=True), 0.0)
+                return weights @ v, weights
+            """,
+        ),
+        Mistake(
+            "`k.reshape` to (…, d, keys) is no transpose: it keeps the order in memory and mixes the channels of "
+            "different keys. Swap the axes with `k.transpose(-2, -1)`.",
+            old="k.transpose(-2, -1)",
+            new="k.reshape(*k.shape[:2], k.shape[3], k.shape[2])",
+        ),
+        Mistake(
+            "You divide the output by √d. The scale belongs to the scores, before softmax, where it decides how sharp "
+            "the weights are.",
+            code="""
+            def attention(q, k, v, keep=None):
+                scores = q @ k.transpose(-2, -1)
+                if keep is not None:
+                    scores = scores.masked_fill(~keep, -math.inf)
+                weights = scores.softmax(dim=-1)
+                if keep is not None:
+                    weights = weights.masked_fill(~keep, 0.0)
+                return weights @ v / math.sqrt(q.shape[-1]), weights
+            """,
+        ),
+        Mistake(
+            "You add the mask to the scores as zeros and ones, and clear the forbidden weights after softmax. While "
+            "softmax ran, the forbidden keys still counted in the denominator; a forbidden score must become -inf.",
+            old="scores.masked_fill(~keep, -math.inf)",
+            new="scores + keep.to(scores.dtype)",
+        ),
+        Mistake(
+            "√d was rounded to a whole number. `math.sqrt` gives a fraction, and that is right: leave out the `int` or "
+            "the `//`.",
+            old="math.sqrt(q.shape[-1])",
+            new="int(math.sqrt(q.shape[-1]))",
+        ),
+        Mistake(
+            "Your einsum sums the keys over all heads: a letter stands in one input only and not in the result. Heads "
+            'keep to themselves: `"bhqd,bhkd->bhqk"`.',
+            old="q @ k.transpose(-2, -1)",
+            new='torch.einsum("bhqd,bgkd->bhqk", q, k)',
         ),
     ],
     variants=[
@@ -734,6 +819,79 @@ return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
             old='rearrange(out, "b h n d -> b n (h d)")',
             new="out.mean(1).repeat(1, 1, self.heads)",
         ),
+        Mistake(
+            "You call `attention` by name. The module was handed its attention: use `self.attend`, or nobody can "
+            "exchange it for a faster one.",
+            old="self.attend(q, k, v, keep)",
+            new="attention(q, k, v, keep)",
+        ),
+        Mistake(
+            "`to_q` is never used: the queries are made by `to_k`. Then every score is symmetric and tokens like "
+            "themselves best; queries are `to_q(x)`.",
+            old="self.to_q(x)",
+            new="self.to_k(x)",
+        ),
+        Mistake(
+            "The queries are made by `to_v`. Queries are `to_q(x)`.",
+            old="self.to_q(x)",
+            new="self.to_v(x)",
+        ),
+        Mistake(
+            "Keys and values changed places in the call: it is `self.attend(q, k, v, keep)`.",
+            old="self.attend(q, k, v, keep)",
+            new="self.attend(q, v, k, keep)",
+        ),
+        Mistake(
+            'Your heads have the wrong number: you gave their *width* the value of `self.heads`. In "b n (h d)" the '
+            "number of heads is h, and the width d follows by itself.",
+            code=_mha_forward().replace("h=self.heads", "d=self.heads"),
+        ),
+        Mistake(
+            "You multiply with the weights as they lie. `nn.Linear` computes x Wᵀ + b: call the layer, `self.to_q(x)`.",
+            code=_mha("""
+context = x if context is None else context
+q, k, v = (rearrange(y, "b n (h d) -> b h n d", h=self.heads)
+           for y in (x @ self.to_q.weight, context @ self.to_k.weight, context @ self.to_v.weight))
+out = self.attend(q, k, v, None if keep is None else keep[:, None])[0]
+return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
+"""),
+        ),
+        Mistake(
+            "Heads folded into the batch stand as (b h): all heads of the first sequence, then those of the second. "
+            "`repeat` lines the masks up as (h b), so sequences get each other's; `repeat_interleave` repeats each in "
+            "its place.",
+            code=_mha("""
+context = x if context is None else context
+fold = lambda y: rearrange(y, "b n (h d) -> (b h) 1 n d", h=self.heads)
+if keep is not None:
+    keep = keep.expand(len(x), -1, -1).repeat(self.heads, 1, 1)[:, None]
+out = self.attend(fold(self.to_q(x)), fold(self.to_k(context)), fold(self.to_v(context)), keep)[0]
+return self.to_out(rearrange(out, "(b h) 1 n d -> b n (h d)", h=self.heads))
+"""),
+        ),
+        Mistake(
+            "`keep` gets lost where there is a context. Cross-attention can have a mask too: padding, for instance.",
+            old="        context = x if context is None else context",
+            new="        keep = keep if context is None else None\n        context = x if context is None else context",
+        ),
+        Mistake(
+            "`keep` gets lost where there is no context. Self-attention can have a mask too: the causal one, for "
+            "instance.",
+            old="        context = x if context is None else context",
+            new="        keep = None if context is None else keep\n        context = x if context is None else context",
+        ),
+        Mistake(
+            "You always forbid the future. Whether anything is hidden, and what, is up to `keep`; without it every "
+            "token looks everywhere.",
+            old="        if keep is not None:\n            keep = keep[:, None]  # the same mask for every head",
+            new="        causal = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()\n"
+            "        keep = causal[None, None] if keep is None else keep[:, None] & causal",
+        ),
+        Mistake(
+            "There is dropout in it. The contract has none: `DecoderLayer` drops, around this module.",
+            old="self.attend(q, k, v, keep)[0]",
+            new="F.dropout(self.attend(q, k, v, keep)[0], 0.1, self.training)",
+        ),
     ],
     variants=[
         Variant(
@@ -961,6 +1119,22 @@ POSITIONS = Exercise(
             "An axis for the batch was added. The table is the same for every sequence: return (length, d).",
             old="dim=-1).flatten(1)",
             new="dim=-1).flatten(1)[None]",
+        ),
+        Mistake(
+            "The factor 2 is in your exponent twice: `torch.arange(0, d, 2)` is 2i already. The exponent is 2i/d with "
+            "i = 0, 1, 2, …, so divide it by d alone.",
+            old="torch.arange(0, d, 2) / d",
+            new="2 * torch.arange(0, d, 2) / d",
+        ),
+        Mistake(
+            "10000^(-2i/d) = exp(-2i/d · ln 10000): the logarithm is missing, you took exp(-2i/d · 10000).",
+            old="10000.0 ** (-torch.arange(0, d, 2) / d)",
+            new="torch.exp(-10000.0 * torch.arange(0, d, 2) / d)",
+        ),
+        Mistake(
+            "The pairs are counted from 1. The first pair is i = 0: its angle is p itself.",
+            old="torch.arange(0, d, 2)",
+            new="torch.arange(2, d + 2, 2)",
         ),
     ],
     variants=[
@@ -1310,8 +1484,8 @@ DECODER_LAYER = Exercise(
             new="self.norms[2]",
         ),
         Mistake(
-            "No dropout: the contract asks for norm(x + dropout(sublayer(x))). It does nothing at rate 0, so only "
-            "training with a rate shows it.",
+            "At p = 1 nothing is dropped: dropout is missing, or it drops with probability 1 - p. The contract asks "
+            "for norm(x + dropout(sublayer(x))); it does nothing at rate 0, so only training with a rate shows it.",
             old=_LAYER_BODY,
             new=_LAYER_BODY.replace("self.dropout(self.", "(self."),
         ),
@@ -1330,6 +1504,40 @@ DECODER_LAYER = Exercise(
             x = self.dropout(self.norms[1](x + self.cross_attention(x, memory, memory_keep)))
         return self.dropout(self.norms[-1](x + self.feed_forward(x)))
 """,
+        ),
+        Mistake(
+            "The feed-forward network always takes the second norm. With memory there are three, and it takes the "
+            "last.",
+            old="self.norms[-1]",
+            new="self.norms[1]",
+        ),
+        Mistake(
+            "The norms run backwards: self-attention takes the first, `self.norms[0]`, the feed-forward network the "
+            "last.",
+            old=_LAYER_BODY,
+            new=_LAYER_BODY.replace("norms[0]", "norms[9]").replace("norms[-1]", "norms[0]").replace("[9]", "[-1]"),
+        ),
+        Mistake(
+            "Your dropout never rests: `F.dropout` drops also after `eval()`, unless you pass its `training` flag. "
+            "`self.dropout` knows by itself when to rest.",
+            old=_LAYER_BODY,
+            new=_LAYER_BODY.replace("self.dropout(", "F.dropout(p=self.dropout.p, input="),
+        ),
+        Mistake(
+            "`self.cross_attention` is never used: `self.self_attention` reads the memory too. Each has weights of its "
+            "own.",
+            old="self.cross_attention(x, memory",
+            new="self.self_attention(x, memory",
+        ),
+        Mistake(
+            "The norm after the self-attention is missing. Every sum is followed by its norm.",
+            old=f"self.norms[0](x + self.dropout({_SELF}))",
+            new=f"x + self.dropout({_SELF})",
+        ),
+        Mistake(
+            "The norm after the cross-attention is missing. Every sum is followed by its norm.",
+            old=f"self.norms[1](x + self.dropout({_CROSS}))",
+            new=f"x + self.dropout({_CROSS})",
         ),
     ],
     variants=[
@@ -1700,6 +1908,18 @@ DECODER = Exercise(
             "Dropout hits the embeddings before the positions are added. The paper drops from the sum of both.",
             old="self.dropout(x + self.positions(n, self.d).to(x))",
             new="self.dropout(x) + self.positions(n, self.d).to(x)",
+        ),
+        Mistake(
+            "Your dropout never rests: `F.dropout` drops also after `eval()`, unless you pass its `training` flag. "
+            "`self.dropout` knows by itself when to rest.",
+            old="self.dropout(x + self.positions(n, self.d).to(x))",
+            new="F.dropout(x + self.positions(n, self.d).to(x), self.dropout.p)",
+        ),
+        Mistake(
+            "Your causal mask has four axes. Layers want three, (b, n, n), with a 1 for the batch; the axis for the "
+            "heads is added inside the attention.",
+            old="torch.ones(1, n, n, dtype=torch.bool",
+            new="torch.ones(1, 1, n, n, dtype=torch.bool",
         ),
     ],
     variants=[
