@@ -114,7 +114,7 @@ def _collect(name: str, obj: Any, imports: dict[str, None], pieces: list[str], s
     seen.add(name)
     source = source_of(obj)
     namespace = _globals_of(obj)
-    for used in _names_in(source):
+    for used in names_taken(source):
         if used in seen or used not in namespace:
             continue
         value = getattr(namespace[used], "course_version", namespace[used])  # a stand-in is the library's object
@@ -133,7 +133,7 @@ def _collect(name: str, obj: Any, imports: dict[str, None], pieces: list[str], s
     pieces.append(source)
 
 
-def _names_in(source: str) -> list[str]:
+def names_taken(source: str) -> list[str]:
     """The names that a source takes from around it; not its arguments and local variables, whatever they are called."""
     found, tables = set(), [symtable.symtable(source, "<answer>", "exec")]
     while tables:

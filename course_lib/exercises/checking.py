@@ -106,15 +106,18 @@ def _judge(exercise: Exercise, answer: Any) -> Verdict:
     if difference is None:
         return verdict(FAILED, named or broken[0], "", printed, mistakes=mistakes)
     got = difference.got
-    details = [f"seen with: {difference.situation.label}", difference.numbers, _small_inputs(difference.situation)]
+    label = f"seen with: {difference.situation.label}" if named else ""  # otherwise the sentence says it
+    details = [label, difference.numbers, _small_inputs(difference.situation)]
     if _crashed(got, difference.expected):
         line = _line(got, filename)
         crash = f"Your code stopped with {_raised(got.error)}{line}"
         if isinstance(got.error, ValueError | AssertionError) and raised_on_purpose(got.error):
-            crash = f"Your code refuses an input that is allowed ({got.error or 'without a message'}){line}"
-        crash += f"{_advice(got.error)}\nSeen with: {difference.situation.label}."
+            crash = f"Your code refuses an input that is allowed ({str(got.error) or 'without a message'}){line}"
+        crash += _advice(got.error)
         details = "\n".join(filter(None, [*details, crash if named else ""]))
-        return verdict(CRASHED, named or crash, details, printed, mistakes=mistakes)
+        return verdict(
+            CRASHED, named or f"{crash}\nSeen with: {difference.situation.label}.", details, printed, mistakes=mistakes
+        )
     where = f"\nSeen with: {difference.situation.label}."
     sentence = named or "\n".join([*broken[:1], difference.sentence + where])
     pictures = _pictures(difference) if exercise.picture else None
@@ -273,7 +276,8 @@ def _wrong_parameters(name: str, theirs: Callable, mine: Callable) -> str:
 def _file_and_source(answer: Any) -> tuple[str | None, str]:
     try:
         source = source_of(answer)
-        code = answer.__code__ if inspect.isfunction(answer) else _first_method(answer).__code__
+        function = inspect.unwrap(answer if inspect.isfunction(answer) else _first_method(answer))
+        code = function.__code__  # of the learner's function, not of a decorator such as torch.no_grad()
         return code.co_filename, source
     except (OSError, AttributeError, TypeError):
         return None, ""

@@ -4,6 +4,9 @@
 
 The stem moves 4 x 4 pixels into channels before the first convolution. Convolutions at full resolution would dominate
 the cost on a CPU: with this stem a training step is about five times cheaper.
+
+``build_encoder`` and ``build_decoder`` hold no opinion about what lies between them: the VQ-VAE (``models/vqvae.py``)
+is the same network with another bottleneck.
 """
 
 from dataclasses import dataclass
@@ -15,18 +18,24 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-DOWNSAMPLING = 8
+DOWNSAMPLING = 8  # of the default patch, which the video generator uses
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """Sizes of a ``KLAutoencoder``."""
+    """Sizes of a ``KLAutoencoder`` or a ``VQVAE``."""
 
     channels: int = 1  # of the pixels: 1 grey, 3 colour
     latent_channels: int = 4
-    width: int = 64  # at a quarter of the resolution
-    width_low: int = 96  # at an eighth
-    blocks: int = 2  # residual blocks at an eighth; one at a quarter
+    width: int = 64  # behind the stem, at a quarter of the resolution
+    width_low: int = 96  # at half of that
+    blocks: int = 2  # residual blocks there; one behind the stem
+    patch: int = 4  # the stem folds patch x patch pixels into channels
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent, along height and along width."""
+        return 2 * self.patch
 
 
 class Gaussian(NamedTuple):
@@ -57,6 +66,49 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.silu(self.conv1(F.silu(x))))
 
 
+def build_encoder(config: AutoencoderConfig, channels: int) -> nn.Sequential:
+    """Frames to ``channels`` numbers at every place of a grid, which is ``config.downsampling`` times smaller."""
+    return nn.Sequential(
+        nn.PixelUnshuffle(config.patch),
+        nn.Conv2d(config.patch**2 * config.channels, config.width, 3, padding=1),
+        ResidualBlock(config.width),
+        nn.Conv2d(config.width, config.width_low, 3, stride=2, padding=1),
+        *(ResidualBlock(config.width_low) for _ in range(config.blocks)),
+        nn.Conv2d(config.width_low, channels, 1),
+    )
+
+
+def build_decoder(config: AutoencoderConfig, channels: int) -> nn.Sequential:
+    """The mirror image of ``build_encoder``: ``channels`` numbers per place to frames."""
+    return nn.Sequential(
+        nn.Conv2d(channels, config.width_low, 3, padding=1),
+        *(ResidualBlock(config.width_low) for _ in range(config.blocks)),
+        nn.Conv2d(config.width_low, 4 * config.width, 1),
+        nn.PixelShuffle(2),
+        ResidualBlock(config.width),
+        nn.Conv2d(config.width, config.patch**2 * config.channels, 3, padding=1),
+        nn.PixelShuffle(config.patch),
+    )
+
+
+def initialise_convolutions(model: nn.Module) -> None:
+    """He for every convolution, then zero for the last of each residual block, which makes the block the identity."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            nn.init.zeros_(module.bias)
+    for module in model.modules():
+        if isinstance(module, ResidualBlock):
+            nn.init.zeros_(module.conv2.weight)
+
+
+def check_divides(frames: Float[Tensor, "b c height width"], config: AutoencoderConfig) -> None:
+    """Raises: ValueError if height or width is no multiple of ``config.downsampling``."""
+    if frames.shape[-2] % config.downsampling or frames.shape[-1] % config.downsampling:
+        size = f"{frames.shape[-2]} x {frames.shape[-1]}"
+        raise ValueError(f"frames of {size} pixels do not divide by {config.downsampling}; choose multiples of it")
+
+
 class KLAutoencoder(nn.Module):
     """Frames to latents and back.
 
@@ -69,48 +121,23 @@ class KLAutoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        stem = 16 * config.channels  # PixelUnshuffle(4)
-        low = [ResidualBlock(config.width_low) for _ in range(2 * config.blocks)]
-        self.encoder = nn.Sequential(
-            nn.PixelUnshuffle(4),
-            nn.Conv2d(stem, config.width, 3, padding=1),
-            ResidualBlock(config.width),
-            nn.Conv2d(config.width, config.width_low, 3, stride=2, padding=1),
-            *low[: config.blocks],
-            nn.Conv2d(config.width_low, 2 * config.latent_channels, 1),
-        )
-        self.decoder = nn.Sequential(
-            nn.Conv2d(config.latent_channels, config.width_low, 3, padding=1),
-            *low[config.blocks :],
-            nn.Conv2d(config.width_low, 4 * config.width, 1),
-            nn.PixelShuffle(2),
-            ResidualBlock(config.width),
-            nn.Conv2d(config.width, stem, 3, padding=1),
-            nn.PixelShuffle(4),
-        )
+        self.encoder = build_encoder(config, 2 * config.latent_channels)
+        self.decoder = build_decoder(config, config.latent_channels)
         self.register_buffer("latent_mean", torch.zeros(config.latent_channels))
         self.register_buffer("latent_std", torch.ones(config.latent_channels))
         self.initialise()
 
     def initialise(self) -> None:
-        """All initial values, in one place: He for every convolution, then zero for the last of each residual block."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)
-        for module in self.modules():
-            if isinstance(module, ResidualBlock):
-                nn.init.zeros_(module.conv2.weight)
+        """All initial values, in one place."""
+        initialise_convolutions(self)
         nn.init.normal_(self.encoder[-1].weight, std=0.02)  # start near N(0, 1): mean 0, logvar 0
 
     def encode(self, frames: Float[Tensor, "b c height width"]) -> Gaussian:
-        """Frames in [-1, 1] to a Gaussian over latents, (b, latent_channels, height / 8, width / 8).
+        """Frames in [-1, 1] to a Gaussian over latents, (b, latent_channels, height / 8, width / 8) at patch 4.
 
-        Raises: ValueError if height or width is no multiple of 8.
+        Raises: ValueError if height or width is no multiple of ``config.downsampling``.
         """
-        if frames.shape[-2] % DOWNSAMPLING or frames.shape[-1] % DOWNSAMPLING:
-            size = f"{frames.shape[-2]} x {frames.shape[-1]}"
-            raise ValueError(f"frames of {size} pixels do not divide by {DOWNSAMPLING}; choose multiples of it")
+        check_divides(frames, self.config)
         mean, logvar = self.encoder(frames).chunk(2, dim=1)
         return Gaussian(mean, logvar.clamp(-20, 10))
 

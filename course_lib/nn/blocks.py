@@ -40,6 +40,16 @@ class PreNormBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(d, d_ff), activation(), nn.Linear(d_ff, d))
 
     def forward(self, x: Float[Tensor, "b n d"], keep: Bool[Tensor, "#b #n n"] | None = None) -> Float[Tensor, "b n d"]:
-        """``keep[b, i, j]`` is True where token i may look at token j."""
+        """Add the output of ``attention`` to the stream, then the output of ``mlp`` to the stream so far.
+
+        ``attention`` is called as ``self.attention(..., keep=keep)`` and reads the stream through ``norm1``; ``mlp``
+        reads the stream, attention included, through ``norm2``. Both outputs are added to the stream itself, never to a
+        normalised copy.
+
+        Args:
+            x: (b, n, d), the tokens; left as they are.
+            keep: boolean (b, n, n), or with ones in place of some sizes; True where a token may look. None allows all.
+        Returns: (b, n, d), the stream after both additions; no norm comes last.
+        """
         x = x + self.attention(self.norm1(x), keep=keep)
         return x + self.mlp(self.norm2(x))

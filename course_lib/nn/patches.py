@@ -59,7 +59,7 @@ def patchify_image(image: Shaped[Tensor, "b c height width"], patch: int) -> Sha
     Args:
         image: (b, c, height, width), any values.
         patch: edge of a square in pixels.
-    Returns: (b, n, d) with n = (height / patch) (width / patch) and d = patch * patch * c.
+    Returns: (b, n, d) with n = (height / patch) (width / patch) and d = patch * patch * c, of the image's dtype.
     Raises: ValueError if height or width is no multiple of patch.
     Source: Dosovitskiy et al. 2021 (ViT), section 3.1.
     """
@@ -71,10 +71,17 @@ def patchify_image(image: Shaped[Tensor, "b c height width"], patch: int) -> Sha
 
 def unpatchify_image(
     tokens: Shaped[Tensor, "b n d"], patch: int, height: int, width: int
-) -> Shaped[Tensor, "b c {height} {width}"]:
-    """Put squares back into an image of ``height`` x ``width`` pixels: the exact inverse of ``patchify_image``.
+) -> Shaped[Tensor, "b c height width"]:
+    """Put squares back into images of ``height`` x ``width`` pixels: the exact inverse of ``patchify_image``.
 
-    Raises: ValueError if the tokens do not fill such an image exactly.
+    Args:
+        tokens: (b, n, d), one square each, numbered like words on a page. Within a token the numbers are ordered
+            likewise: pixel by pixel along the rows of the square, all channels of a pixel together.
+        patch: edge of a square in pixels.
+        height, width: of the images, in pixels.
+    Returns: (b, c, height, width) with c = d / patch^2, of the tokens' dtype.
+    Raises: ValueError if height or width is no multiple of patch, if n is not (height / patch) (width / patch), or if d
+        is no multiple of patch^2.
     """
     h, w = height // patch, width // patch
     if tokens.shape[1] != h * w or (h * patch, w * patch) != (height, width) or tokens.shape[2] % (patch * patch):
