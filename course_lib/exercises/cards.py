@@ -7,6 +7,7 @@ sheets and scripts are stripped.
 import base64
 import html
 import io
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,9 +43,9 @@ class Card:
         return "\n".join(filter(None, lines))
 
     def _repr_html_(self) -> str:
-        parts = [f'<div style="font-weight:600">{html.escape(self.title)}</div>']
+        parts = [f'<div style="font-weight:600">{_marked(self.title)}</div>']
         if self.text:
-            parts.append(f'<div style="white-space:pre-wrap;margin-top:4px">{_inline_code(self.text)}</div>')
+            parts.append(f'<div style="white-space:pre-wrap;margin-top:4px">{_marked(self.text)}</div>')
         if self.pictures:
             parts.append('<div style="display:flex;gap:16px;flex-wrap:wrap;margin-top:6px">')
             for caption, png in self.pictures:
@@ -55,7 +56,7 @@ class Card:
             parts.append("</div>")
         if self.note:
             muted = "margin-top:4px;color:var(--jp-ui-font-color2, GrayText)"
-            parts.append(f'<div style="{muted}">{_inline_code(self.note)}</div>')
+            parts.append(f'<div style="{muted}">{_marked(self.note)}</div>')
         for title, content in self.folded:
             body = f'<div style="{_MONO};margin:4px 0 0 12px">{html.escape(content)}</div>'
             parts.append(f'<details style="margin-top:4px"><summary>{html.escape(title)}</summary>{body}</details>')
@@ -67,12 +68,17 @@ class Card:
         return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
 
-def _inline_code(text: str) -> str:
-    """Escape, and set what stands between backquotes in the code font."""
+_EMPHASIS = re.compile(r"(?<![\w*])\*(?=\w)([^*\n]+)(?<=\w)\*(?![\w*])")
+
+
+def _marked(text: str) -> str:
+    """Escape, set what stands between backquotes in the code font, and what stands between asterisks in italics."""
     pieces = html.escape(text).split("`")
     if len(pieces) % 2 == 0:
         return html.escape(text)
-    return "".join(f'<code style="{_TEXT}">{p}</code>' if i % 2 else p for i, p in enumerate(pieces))
+    return "".join(
+        f'<code style="{_TEXT}">{p}</code>' if i % 2 else _EMPHASIS.sub(r"<em>\1</em>", p) for i, p in enumerate(pieces)
+    )
 
 
 def in_notebook() -> bool:

@@ -196,6 +196,12 @@ def test_the_dashboard_counts_and_reads_as_text(sample, right, capsys):
     assert "coming" in repr(board) and "<table" in board._repr_html_()
 
 
+def test_a_card_knows_code_and_emphasis():
+    shown = Card("quiet", "a *perfect* one", "`a * b * c`, k * v * w, 2*i/d*p and *two words*")._repr_html_()
+    assert "<em>perfect</em>" in shown and "<em>two words</em>" in shown and shown.count("<em>") == 2
+    assert "a * b * c</code>, k * v * w, 2*i/d*p" in shown
+
+
 def test_a_card_escapes_what_learners_write():
     card = Card("bad", "<b>", "x < y & `a<b`", folded=[("f", "<script>alert(1)</script>")])
     page = card._repr_html_()
