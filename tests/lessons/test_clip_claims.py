@@ -79,9 +79,9 @@ def test_a_good_model_stops_at_the_floor_not_at_zero():
     assert loss > 1.7 and excess < 0.5
 
 
-def test_false_negatives_pull_wordings_apart_but_hardly_cost_accuracy():
+def test_false_negatives_of_wording_change_hardly_anything():
     plain, shared = (small(110, WORDINGS, shared)[0] for shared in (False, True))
-    assert spread(plain) > 1.3 * spread(shared)
+    assert spread(plain) < 0.05 and spread(shared) < 0.05
     assert abs(reads(plain) - reads(shared)) < 0.2
 
 
@@ -131,13 +131,13 @@ def test_unseen_combinations_are_read_almost_as_well_as_seen_ones(clip):
     prompts = clip.embed_captions([say(d, w) for d in range(10) for w in range(8)])
     accuracy = {}
     for name, scenes in (
-        ("held-out", held_out_scenes(300, seeded(20, 0))),
-        ("seen", clip_scenes(300, seeded(20, 1), movers=(1, 1), directions=MOVING)),
+        ("held-out", held_out_scenes(500, seeded(20, 0))),
+        ("seen", clip_scenes(500, seeded(20, 1), movers=(1, 1), directions=MOVING)),
     ):
         guess = (clips_of(clip, scenes, 21) @ prompts.T).argmax(1)
         accuracy[name] = (guess == scenes.digit[:, 0] * 8 + scenes.direction[:, 0]).float().mean().item()
-    assert accuracy["seen"] > 0.55
-    assert accuracy["held-out"] > 0.4
+    assert accuracy["seen"] > 0.65
+    assert accuracy["seen"] - accuracy["held-out"] < 0.15
 
 
 def test_without_a_film_strip_directions_are_lost(clip):
@@ -162,7 +162,28 @@ def test_hard_negatives(clip):
     both = [(*d, *w) for d, w in zip(twos.digit.tolist(), twos.direction.tolist(), strict=True)]
     right = [f"{say(a, v)} and {say(b, w)}" for a, b, v, w in both]
     wrong = [f"{say(b, v)} and {say(a, w)}" for a, b, v, w in both]
-    assert wins(clip, clips_of(clip, twos, 26), right, wrong) < 0.85  # binding is much harder than naming
+    assert wins(clip, clips_of(clip, twos, 26), right, wrong) < 0.6  # binding: hardly better than a coin
+
+
+def test_the_other_pairing_is_nearer_than_the_same_meaning_in_another_order(clip):
+    said, other_pairing, other_order = clip.embed_captions(
+        ["a 3 moving left and a 7 moving up", "a 7 moving left and a 3 moving up", "a 7 moving up and a 3 moving left"]
+    )
+    assert said @ other_pairing > said @ other_order > 0.95
+
+
+def test_search_finds_colour_and_direction_more_surely_than_size(clip):
+    gallery = clip_scenes(150, seeded(29, 0))
+    index, films = clips_of(clip, gallery, 30), [gallery[i].movers for i in range(len(gallery))]
+    asked = [movers[0] for movers in films if len(movers) == 1 and movers[0].direction in MOVING]
+    texts = [f"a {m.size.replace('medium', 'medium-sized')} {m.colour} digit moving {m.direction}" for m in asked]
+    best = (clip.embed_captions(texts) @ index.T).argmax(1).tolist()
+    found = {
+        what: sum(any(getattr(m, what) == getattr(q, what) for m in films[i]) for q, i in zip(asked, best, strict=True))
+        for what in ("colour", "direction", "size")
+    }
+    assert min(found["colour"], found["direction"]) > 0.8 * len(asked)
+    assert found["size"] < min(found["colour"], found["direction"]) - 0.05 * len(asked)
 
 
 def test_word_order_matters_less_than_one_would_hope(clip):
