@@ -181,7 +181,7 @@ class VectorQuantizer(nn.Module):
         beta: weight of the commitment loss.
         decay, eps: of ``ema_update``.
         ema: how the codebook learns.
-        restart: threshold of ``restart_dead_codes``, which runs before each update; 0 never restarts. Needs ``ema``.
+        restart: threshold of ``restart_dead_codes``, which runs after each update; 0 never restarts. Needs ``ema``.
         quantize, straight_through, ema_update, restart_dead_codes: the parts, which a lesson may exchange.
     Raises: ValueError for a restart without ema.
     Source: van den Oord et al. 2017, section 3 and appendix A.1.

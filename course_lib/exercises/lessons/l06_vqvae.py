@@ -452,7 +452,7 @@ STRAIGHT_THROUGH = Exercise(
             new="return q",
         ),
         Mistake(
-            "The whole sum is detached: z + q - z, all of it constant. Only the bracket (q - z) is.",
+            "The first result is a constant: nothing flows to z. Return z + sg(q - z); only the bracket is detached.",
             old=f"return {_OUT}",
             new="return (z + q - z).detach()",
         ),
