@@ -11,8 +11,8 @@ from course_lib.nn.attention import MultiHeadAttention
 class PreNormBlock(nn.Module):
     """Self-attention, then a small network on each token; each reads a normalised copy of the stream and adds to it.
 
-    The stream itself is never normalised, so gradients pass through any number of blocks unchanged. Whoever reads the
-    stream after the last block must normalise it first.
+    The stream itself is never normalised, so gradients have one path through any number of blocks that no norm touches.
+    Whoever reads the stream after the last block must normalise it first.
 
     Args:
         d: width of the tokens.
