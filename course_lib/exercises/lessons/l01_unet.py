@@ -1675,12 +1675,12 @@ RES_BLOCK = Exercise(
             new="self.norm1(h)",
         ),
         Mistake(
-            "norm2 is left out.",
+            "norm2 is left out: the second SiLU must read normalised values, time included.",
             old="F.silu(self.norm2(h))",
             new="F.silu(h)",
         ),
         Mistake(
-            "norm1 is left out.",
+            "norm1 is left out: the first SiLU must read normalised values, whatever the size of x.",
             old="F.silu(self.norm1(x))",
             new="F.silu(x)",
         ),
