@@ -58,7 +58,7 @@ _64 = {"height": 64, "width": 64, "speeds": ("slow", "medium", "fast")}
 
 PRESETS = {
     # embedded digits, seed 0, 128 clips: digit as asked 92 % (real clips 98 %), direction 99 %, residual 1.2 px;
-    # 7.2 minutes on two quiet cores
+    # 7.2 minutes on two nearly quiet cores
     "tiny": Preset(),
     # not measured yet: a larger canvas, three speeds, more of everything
     "laptop": Preset(**_64, ae_steps=6000, clips=16_384, dim=240, steps=6000),
