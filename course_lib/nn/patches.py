@@ -83,6 +83,8 @@ def unpatchify_image(
     Raises: ValueError if height or width is no multiple of patch, if n is not (height / patch) (width / patch), or if d
         is no multiple of patch^2.
     """
+    if patch < 1:
+        raise ValueError(f"patch={patch}: a square needs an edge of at least one pixel")
     h, w = height // patch, width // patch
     if tokens.shape[1] != h * w or (h * patch, w * patch) != (height, width) or tokens.shape[2] % (patch * patch):
         raise ValueError(

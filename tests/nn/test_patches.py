@@ -91,3 +91,9 @@ def test_an_image_that_does_not_split_is_refused(size):
 def test_tokens_that_do_not_fill_an_image_are_refused(shape, size):
     with pytest.raises(ValueError, match=f"{shape[1]} tokens of {shape[2]} numbers do not make squares of 5 x 5"):
         unpatchify_image(torch.zeros(shape), 5, *size)
+
+
+@pytest.mark.parametrize("patch", [0, -2])
+def test_squares_without_pixels_are_refused(patch):
+    with pytest.raises(ValueError, match=f"patch={patch}"):
+        unpatchify_image(torch.zeros(1, 6, 4), patch, 4, 6)
