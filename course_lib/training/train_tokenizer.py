@@ -1,0 +1,143 @@
+"""Train the video tokenizer that comes with the course:
+
+python -m course_lib.training.train_tokenizer --digits both --seed 0
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from course_lib.data.digits import Digits, load_digits
+from course_lib.data.moving_mnist import render_scenes, sample_scenes, seeded
+from course_lib.evaluation.judge import load_judge
+from course_lib.models.video_tokenizer import TokenizerConfig, VideoTokenizer, tokenizer_loss
+from course_lib.paths import checkpoints_dir
+from course_lib.training.ema import EMA
+from course_lib.training.loop import Step, train, warm_flat_decay
+
+SHAPES = (  # (share, clips, frames, height, width): as many latents in every batch, about
+    (0.6, 12, 17, 48, 48),
+    (0.2, 6, 17, 64, 64),
+    (0.1, 20, 9, 48, 48),
+    (0.1, 48, 1, 48, 48),
+)
+INK, KL, SLOW = 5.0, 1e-3, 0.02
+
+
+def training_clips(digits: list[Digits], random: torch.Generator) -> Tensor:
+    """Fresh colour clips of one or two digits, of one of ``SHAPES``; half of them with each kind of digits."""
+    shares = torch.tensor([share for share, *_ in SHAPES])
+    _, clips, frames, height, width = SHAPES[int(torch.multinomial(shares, 1, generator=random))]
+    video = []
+    for kind in digits:
+        scenes = sample_scenes(
+            clips // len(digits), random, movers=(1, 2), frames=frames, height=height, width=width, colour=True
+        )
+        video.append(render_scenes(scenes, kind, random, channels=3))
+    return torch.cat(video)
+
+
+def train_tokenizer(
+    model: VideoTokenizer, digits: list[Digits], *, steps: int, seed: int = 0, lr: float = 2e-3, ema: EMA | None = None
+) -> Iterator[Step]:
+    """Train on fresh clips, yielding after every step."""
+
+    def loss_of_step(step: int) -> Tensor:
+        random = seeded(seed, step)
+        return tokenizer_loss(model, training_clips(digits, random), random, ink=INK, kl=KL, slow=SLOW)
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    schedule = lambda step, steps: warm_flat_decay(step, steps, flat=0.3)  # noqa: E731
+    yield from train(loss_of_step, model, [optimizer], steps=steps, schedule=schedule, ema=ema)
+    model.eval()
+
+
+@torch.no_grad()
+def fit(model: VideoTokenizer, digits: list[Digits], seed: int = 2) -> None:
+    """Measure mean and spread of the latents of 128 clips, and keep them for whitening."""
+    random = seeded(seed, 0)
+    scenes = [sample_scenes(64, random, movers=(1, 2), frames=17, height=48, width=48, colour=True) for _ in digits]
+    video = torch.cat([render_scenes(s, d, random, channels=3) for s, d in zip(scenes, digits, strict=True)])
+    latents = torch.cat([model.posterior(part)[0] for part in video.split(16)])
+    model.fit_whitening(latents.mean(dim=(0, 2, 3, 4)), latents.std(dim=(0, 2, 3, 4)))
+
+
+@torch.no_grad()
+def measure_tokenizer(model: VideoTokenizer, digits: Digits, n: int = 100, seed: int = 1, edge: int = 64) -> dict:
+    """PSNR (peak 2) and how often the judge reads the same digit, on held-out grey clips of one digit."""
+    random = seeded(seed, 0)
+    scenes = sample_scenes(n, random, frames=17, height=edge, width=edge)
+    video = render_scenes(scenes, digits, random)
+    began = time.perf_counter()
+    latents = torch.cat([model.compress(part) for part in video.split(20)])
+    encoded = time.perf_counter()
+    back = torch.cat([model.decompress(part) for part in latents.split(20)]).mean(dim=1, keepdim=True)
+    decoded = time.perf_counter()
+    mse = (back - video).square().mean(dim=(1, 2, 3, 4))
+    judge = load_judge()
+    before, after = (judge.read_frames(clips).argmax(dim=-1) for clips in (video, back))
+    return {
+        "psnr": (10 * torch.log10(4 / mse)).mean().item(),
+        "psnr of the mean error": (10 * torch.log10(4 / mse.mean())).item(),
+        "frames read as before": (before == after).double().mean().item(),
+        "frames read rightly": (after == scenes.digit).double().mean().item(),
+        "frames read rightly, real": (before == scenes.digit).double().mean().item(),
+        "clips encoded per second": n / (encoded - began),
+        "clips decoded per second": n / (decoded - encoded),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train a video tokenizer, measure it, and write it as a checkpoint."""
+    parser = argparse.ArgumentParser(prog="python -m course_lib.training.train_tokenizer", description=main.__doc__)
+    parser.add_argument("--digits", default="auto", help="auto, embedded, mnist or both")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="change values of TokenizerConfig")
+    parser.add_argument("--out", type=Path, default=checkpoints_dir() / "video_tokenizer.safetensors")
+    options = parser.parse_args(arguments)
+    kinds = ("embedded", "mnist") if options.digits == "both" else (options.digits,)
+    try:
+        digits = [load_digits(kind, "train") for kind in kinds]
+        held_out = load_digits(kinds[-1], "heldout")
+        config = replace(TokenizerConfig(), **{k: json.loads(v) for k, v in (t.split("=", 1) for t in options.set)})
+    except (ValueError, TypeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    torch.manual_seed(options.seed)
+    model = VideoTokenizer(config)
+    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M weights", flush=True)
+    ema = EMA(model, 0.995)
+    about = {"steps": options.steps, "seed": options.seed, "lr": options.lr, "digits": list(kinds)}
+    began, window = time.perf_counter(), []
+
+    def finish(more: dict, n: int) -> dict:
+        with ema.applied():
+            fit(model, digits)
+            figures = measure_tokenizer(model, held_out, n)
+            minutes = (time.perf_counter() - began) / 60
+            model.save(options.out, about | more | {"minutes": minutes, "figures": figures})
+        return figures | {"minutes": minutes}
+
+    for step in train_tokenizer(model, digits, steps=options.steps, seed=options.seed, lr=options.lr, ema=ema):
+        window.append(step.loss)
+        if step.step % 50 == 0:
+            minutes = (time.perf_counter() - began) / 60
+            print(f"step {step.step}: loss {sum(window) / len(window):.4f}, {minutes:.1f} min", flush=True)
+            window = []
+        if step.step % 250 == 0:
+            print(json.dumps(finish({"so far": step.step}, 20)), flush=True)
+    print(json.dumps(finish({}, 200), indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
