@@ -81,7 +81,12 @@ def alike(exercise: Exercise, a: Observation, b: Observation, gradients: bool = 
         return False
     if (a.second_error is None) != (b.second_error is None):
         return False
-    return all(_leaf_close(exercise, name, a, b) for name in left)
+    return all(_same_precision(a.leaves[name], b.leaves[name]) and _leaf_close(exercise, name, a, b) for name in left)
+
+
+def _same_precision(a: Any, b: Any) -> bool:
+    floats = all(isinstance(x, Tensor) and x.is_floating_point() for x in (a, b))
+    return not floats or a.dtype == b.dtype
 
 
 def note_on_dtype(got: Observation, want: Observation) -> str:
@@ -184,6 +189,12 @@ def _wrong_values(exercise: Exercise, name: str, got: Observation, want: Observa
         if not a.any() and b.any():
             return f"The values are right, but no gradient reaches `{what}`: something detaches it on the way.", numbers
         return f"The values are right, but the gradient of `{what}` is not: something is detached or leaks.", numbers
+    if torch.allclose(a, b, rtol=1e-6, atol=1e-6 * float(b.abs().max())):
+        return (
+            f"{_capital(name)} is right to six or seven digits only: it is asked for in float64, and something on the "
+            "way is computed in float32. `torch.tensor(0.5)` is float32, for example; take the dtype of the inputs.",
+            numbers,
+        )
     pattern = explain(a, b)
     wrong = f"{_capital(name)} has the right shape but wrong values."
     others = [n for n in _outputs(want) if n != name]

@@ -46,6 +46,7 @@ EXERCISES = (
             Case("plain", lambda g: dict(a=randn(g, 2, 5, 3), w=randn(g, 2, 5))),
             Case("a sharp scale", lambda g: dict(a=randn(g, 2, 3, 7), w=randn(g, 2, 3), scale=4.0)),
             Case("n equals d", lambda g: dict(a=randn(g, 2, 3, 3), w=randn(g, 2, 3))),
+            Case("in float64", lambda g: dict(a=randn(g, 2, 5, 3).double(), w=randn(g, 2, 5).double())),
             Case("a negative scale", lambda g: dict(a=randn(g, 2, 3, 7), w=randn(g, 2, 3), scale=-1.0)),
         ],
         mistakes=[
@@ -70,7 +71,7 @@ EXERCISES = (
                 """def mix(a, w, scale=1.0):
     if scale < 0:
         raise ValueError("negative")
-    out = torch.zeros(a.shape[0], a.shape[2])
+    out = torch.zeros(a.shape[0], a.shape[2], dtype=a.dtype)
     for i in range(len(a)):
         e = torch.exp(scale * w[i])
         for j in range(len(e)):

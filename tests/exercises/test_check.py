@@ -41,6 +41,12 @@ MIX = "def mix(a, w, scale=1.0):\n    if scale < 0:\n        raise ValueError('n
         ("return ((scale * w).softmax(1)[:, :, None] * a).sum(1).flip(0)", "failed", "reversed along axis 0"),
         ("return ((scale * w).softmax(1)[:, :, None] * a).sum(1).roll(1, 1)", "failed", "shifted by one along axis 1"),
         ("return ((scale * w).softmax(1)[:, :, None] * a).sum(1).long()", "failed", "dtype torch.int64"),
+        ("return (w.softmax(1)[:, :, None] * a).sum(1).double()", "failed", "dtype torch.float64"),
+        (
+            "return ((scale * w.float()).softmax(1)[:, :, None] * a.float()).sum(1).to(a.dtype)",
+            "failed",
+            "six or seven digits only",
+        ),
         ("return ((scale * w).softmax(1)[:, :, None] * a).sum(1) / 0", "failed", "inf"),
         ("return (a.mul_((scale * w).softmax(1)[:, :, None])).sum(1)", "failed", "overwrites its input `a`"),
         ("return ((scale * w).softmax(1)[:, :, None] * a).sum(1).detach()", "failed", "no gradient reaches `a`"),
