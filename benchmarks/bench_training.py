@@ -12,7 +12,7 @@ from torch import nn
 from course_lib.data.tokenizer import VOCABULARY
 from course_lib.diffusion.flow import add_noise, velocity
 from course_lib.models.autoencoder import AutoencoderConfig, KLAutoencoder, autoencoder_loss
-from course_lib.models.dit import DiTConfig, VideoDiT
+from course_lib.models.video_dit import VideoDiT, VideoDiTConfig
 from course_lib.training.loop import matrices_and_rest
 from course_lib.training.muon import Muon
 from course_lib.training.presets import PRESETS
@@ -55,7 +55,7 @@ def transformer_step(
     """One step of the transformer, on single temporal patches or on whole clips."""
     p = PRESETS["tiny"]
     size = (p.frames, p.height // 8, p.width // 8)
-    config = DiTConfig(len(VOCABULARY), latent_size=size, patch=p.patch, dim=p.dim, depth=p.depth, heads=p.heads)
+    config = VideoDiTConfig(len(VOCABULARY), latent_size=size, patch=p.patch, dim=p.dim, depth=p.depth, heads=p.heads)
     model = VideoDiT(config)
     matrices, rest = matrices_and_rest(model, [m for b in model.blocks for m in (b.attention, b.mlp)])
     optimizers = [muon(matrices, lr=1e-2), torch.optim.AdamW(rest, 1e-3, fused=True)]

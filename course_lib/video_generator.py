@@ -20,7 +20,7 @@ from course_lib.data.scenes import Scene
 from course_lib.data.tokenizer import VOCABULARY, Tokenizer
 from course_lib.diffusion.flow import guide, sample_steps
 from course_lib.models.autoencoder import AutoencoderConfig, KLAutoencoder
-from course_lib.models.dit import DiTConfig, VideoDiT
+from course_lib.models.video_dit import VideoDiT, VideoDiTConfig
 from course_lib.paths import checkpoints_dir
 from course_lib.profile import pick_device
 from course_lib.training.checkpoint import (
@@ -167,7 +167,7 @@ class VideoGenerator(nn.Module):
             autoencoder = KLAutoencoder(AutoencoderConfig(**found.info["autoencoder"]))
             dit_sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in found.info["dit"].items()}
             words = list(found.info["words"])
-            dit = VideoDiT(DiTConfig(**dit_sizes | {"vocabulary": len(VOCABULARY)}))
+            dit = VideoDiT(VideoDiTConfig(**dit_sizes | {"vocabulary": len(VOCABULARY)}))
             world = World(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.info["world"].items()})
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} does not describe a generator that this version knows: {error!r}") from error

@@ -10,10 +10,11 @@ import pytest
 from course_lib.authoring import problems, stub_cell
 from course_lib.exercises.answers import names_taken
 from course_lib.exercises.catalogue import lessons
+from course_lib.exercises.course_map import LESSONS
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-STUBS = [(lesson, exercise) for lesson, exercises in lessons().items() for exercise in exercises]
+STUBS = [(lesson.name, exercise) for lesson in LESSONS for exercise in lesson.exercises]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -22,8 +23,8 @@ def test_a_notebook_is_clean(path):
     assert not found, "\n".join(found)
 
 
-def test_every_lesson_with_exercises_has_its_notebook():
-    assert set(lessons()) <= {path.stem for path in NOTEBOOKS}
+def test_every_notebook_is_on_the_map_and_every_lesson_with_exercises_too():
+    assert {path.stem for path in NOTEBOOKS} | set(lessons()) <= {lesson.name for lesson in LESSONS}
 
 
 def test_a_learners_first_notebook_is_there():

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from course_lib.data.parser import parse
 from course_lib.data.tokenizer import VOCABULARY
 from course_lib.models.autoencoder import AutoencoderConfig, KLAutoencoder
-from course_lib.models.dit import DiTConfig, VideoDiT
+from course_lib.models.video_dit import VideoDiT, VideoDiTConfig
 from course_lib.training.checkpoint import load_checkpoint, save_checkpoint
 from course_lib.video_generator import Video, VideoGenerator, World, first_sentence
 
@@ -19,7 +19,7 @@ WORLD = World(frames=4, height=32, width=32, directions=("left", "up"), speeds=(
 def small(seed: int = 0) -> VideoGenerator:
     torch.manual_seed(seed)
     autoencoder = KLAutoencoder(AutoencoderConfig(width=8, width_low=12, blocks=1))
-    dit = VideoDiT(DiTConfig(len(VOCABULARY), latent_size=(4, 4, 4), dim=12, depth=1, heads=2))
+    dit = VideoDiT(VideoDiTConfig(len(VOCABULARY), latent_size=(4, 4, 4), dim=12, depth=1, heads=2))
     with torch.no_grad():
         for p in dit.parameters():
             p.add_(0.2 * torch.randn(p.shape))

@@ -65,7 +65,7 @@ def guided_prediction(
         labels: (b,) int64.
         null: the label that says nothing.
         w: 1 gives cond, 0 gives uncond, more than 1 exaggerates the label.
-    Returns: like xt.
+    Returns: like xt, of its dtype. Gradients reach xt.
     Source: Ho and Salimans 2022, eq. 6, whose w is ours - 1.
     """
     nothing = torch.full_like(labels, null)

@@ -30,12 +30,12 @@ def ddpm_loss(
     r"""DDPM's training loss: add noise, ask the model which noise it was, and take the mean squared error.
 
     For each sample of the batch, draw its own step t, uniformly from all of 0 ... T - 1 (both can occur), and its own
-    noise eps, standard normal. Mix them to x_t as ``q_sample`` does. The loss is the mean, over all numbers of the
-    batch, of (model(x_t, t) - eps)^2. The model is called once.
+    noise eps, standard normal; no draw depends on another, or on an earlier call. Mix them to x_t as ``q_sample`` does.
+    The loss is the mean, over all numbers of the batch, of (model(x_t, t) - eps)^2. The model is called once.
 
     Args:
         model: called as ``model(xt, t)`` with xt like x0 and t (b,) int64; returns a guess of eps.
-        x0: (b, ...) data.
+        x0: (b, ...) data, with any number of further axes, also none.
         alpha_bar: (T,) float64.
     Returns: a scalar. Its gradient reaches the model's weights.
     Source: Ho et al. 2020, algorithm 1 and eq. 14. The random numbers come from torch's global generator.
@@ -48,13 +48,14 @@ def ddpm_loss(
 def flow_loss(model: Callable[[Tensor, Tensor], Tensor], x0: Float[Tensor, "b *s"]) -> Float[Tensor, ""]:
     r"""The loss of flow matching: mix data and noise on a straight line, ask for the direction of the line.
 
-    For each sample of the batch, draw its own time t, uniform in [0, 1), and its own noise eps, standard normal. The
-    mixture is x_t = (1 - t) x0 + t eps, so t = 0 is data and t = 1 is noise. The target is v = eps - x0. The loss is
-    the mean, over all numbers of the batch, of (model(x_t, t) - v)^2. The model is called once.
+    For each sample of the batch, draw its own time t, uniform in [0, 1), and its own noise eps, standard normal; no
+    draw depends on another, or on an earlier call. The mixture is x_t = (1 - t) x0 + t eps, so t = 0 is data and t = 1
+    is noise. The target is v = eps - x0. The loss is the mean, over all numbers of the batch, of (model(x_t, t) - v)^2.
+    The model is called once.
 
     Args:
         model: called as ``model(xt, t)`` with xt like x0 and t (b,) in floating point; returns a guess of v.
-        x0: (b, ...) data, with any number of further axes.
+        x0: (b, ...) data, with any number of further axes, also none.
     Returns: a scalar. Its gradient reaches the model's weights.
     Source: Lipman et al. 2023, eq. 23 with sigma_min = 0, with time reversed. The random numbers come from torch's
         global generator.
@@ -81,7 +82,8 @@ def from_v(
         v: like xt.
         t: (b,) int64.
         alpha_bar: (T,) float64; may hold 0 and 1 exactly.
-    Returns: x0 and eps, in this order, each like xt and of its dtype and precision.
+    Returns: x0 and eps, in this order, each like xt and of its dtype and precision. Gradients reach xt and v, and are
+        finite at both ends too.
     Source: Salimans and Ho 2022, section 4 and appendix D.
     """
     left = alpha_bar[t].view(-1, *[1] * (xt.ndim - 1))

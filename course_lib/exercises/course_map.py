@@ -24,7 +24,8 @@ class Lesson:
 
     @property
     def exercises(self) -> tuple[Exercise, ...]:
-        return lessons().get(self.name, ())
+        """What a learner meets in it; the exercises of a lesson to come may be written before its notebook."""
+        return lessons().get(self.name, ()) if self.exists else ()
 
 
 LESSONS = (

@@ -10,7 +10,6 @@ is the same network with another bottleneck.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -38,20 +37,91 @@ class AutoencoderConfig:
         return 2 * self.patch
 
 
-class Gaussian(NamedTuple):
-    """A diagonal normal distribution over latents."""
+class DiagonalGaussian:
+    """What the encoder says about a picture: a normal distribution for every number of the latents, all independent.
 
-    mean: Tensor
-    logvar: Tensor
+    The encoder writes two numbers for each latent number. The first half of the channels of ``params`` are the means,
+    the second half the natural logarithms of the *variances*, which are clamped to [-30, 20]: so every output of the
+    network is allowed, and none of them makes a variance 0 or infinite.
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw once, differentiably (Kingma and Welling 2014, section 2.4)."""
+    Args:
+        params: (b, 2c, ...), with any number of further axes, also none.
+    Attributes: ``mean``, ``logvar`` (after the clamp) and ``std``, the standard deviation, each (b, c, ...). They, and
+        whatever the methods return, have the dtype of ``params``.
+    Raises: ValueError if the number of channels is odd.
+    Source: Kingma and Welling 2014, appendix C.2; the clamp is that of Rombach et al. 2022, released code.
+    """
+
+    def __init__(self, params: Float[Tensor, "b c2 *s"]):
+        if params.shape[1] % 2:
+            raise ValueError(f"{params.shape[1]} channels are no pairs of mean and log-variance; give an even number")
+        self.mean, self.logvar = params.chunk(2, dim=1)
+        self.logvar = self.logvar.clamp(-30, 20)
+        self.std = (0.5 * self.logvar).exp()
+
+    def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "b c *s"]:
+        """Draw once: the mean plus the standard deviation times standard normal noise, its own for every number.
+
+        The noise is the only thing that is random, so gradients reach ``params`` through mean and standard deviation.
+
+        Args:
+            generator: the noise is drawn with it; None takes torch's global one.
+        Source: Kingma and Welling 2014, section 2.4.
+        """
         eps = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
-        return self.mean + (0.5 * self.logvar).exp() * eps
+        return self.mean + self.std * eps
 
-    def kl(self) -> Tensor:
-        """KL(self || N(0, 1)) in nats, averaged over every latent number (Kingma and Welling 2014, appendix B)."""
-        return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar).mean()
+    def mode(self) -> Float[Tensor, "b c *s"]:
+        """The most likely value of every number."""
+        return self.mean
+
+    def kl(self) -> Float[Tensor, " b"]:
+        r"""KL(self || N(0, 1)) in nats, one number for each sample of the batch: the *sum* over all its latent numbers.
+
+        Each of them contributes (mean^2 + variance - 1 - log variance) / 2, which is 0 for a standard normal and
+        positive for every other.
+
+        Returns: (b,).
+        Source: Kingma and Welling 2014, appendix B.
+        """
+        return 0.5 * (self.mean.square() + self.std.square() - 1 - self.logvar).flatten(1).sum(dim=1)
+
+
+def fit_latent_stats(z: Float[Tensor, "b c *s"]) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+    """Where the latents lie: mean and standard deviation of every channel, over all samples and places together.
+
+    They are measured once, on many samples, and kept: a schedule of noise is made for data with mean 0 and standard
+    deviation 1, and ``scale_latents`` turns any latents into such.
+
+    Args:
+        z: (b, c, ...) with any number of further axes (pictures have two, videos three, and there may be none).
+    Returns: mean (c,) and standard deviation (c,), which divides by n - 1 as torch does, in the dtype of z. A channel
+        that never changes gets 1, so that dividing by it stays harmless. Neither takes part in any gradient.
+    Raises: ValueError if a channel has fewer than two numbers.
+    """
+    z = z.detach().transpose(0, 1).flatten(1)
+    if z.shape[1] < 2:
+        raise ValueError(f"a standard deviation needs two numbers per channel or more; there are {z.shape[1]}")
+    constant = z.amin(dim=1) == z.amax(dim=1)
+    return z.mean(dim=1), z.std(dim=1).masked_fill(constant, 1.0)
+
+
+def scale_latents(
+    z: Float[Tensor, "b c *s"], mean: Float[Tensor, " c"], std: Float[Tensor, " c"]
+) -> Float[Tensor, "b c *s"]:
+    """Latents as the diffusion model sees them: (z - mean) / std, channel by channel."""
+    return (z - _per_channel(mean, z)) / _per_channel(std, z)
+
+
+def unscale_latents(
+    z: Float[Tensor, "b c *s"], mean: Float[Tensor, " c"], std: Float[Tensor, " c"]
+) -> Float[Tensor, "b c *s"]:
+    """The inverse of ``scale_latents``: what the decoder reads."""
+    return z * _per_channel(std, z) + _per_channel(mean, z)
+
+
+def _per_channel(values: Tensor, z: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (z.ndim - 2))
 
 
 class ResidualBlock(nn.Module):
@@ -112,8 +182,9 @@ def check_divides(frames: Float[Tensor, "b c height width"], config: Autoencoder
 class KLAutoencoder(nn.Module):
     """Frames to latents and back.
 
-    ``encode``/``decode`` are the raw maps that training uses. ``compress``/``decompress`` are what a diffusion model
-    sees: whole videos, posterior means, whitened per channel with statistics that ``fit_whitening`` measured once.
+    ``encode``/``decode`` are the raw maps that training uses. ``latents``/``pictures`` are what a diffusion model sees:
+    scaled channel by channel with statistics that ``fit_whitening`` measured once; ``compress``/``decompress`` do the
+    same for whole videos.
 
     Source: Kingma and Welling 2014; Rombach et al. 2022 (latent diffusion), section 3.1 and appendix G, KL-reg.
     """
@@ -132,40 +203,57 @@ class KLAutoencoder(nn.Module):
         initialise_convolutions(self)
         nn.init.normal_(self.encoder[-1].weight, std=0.02)  # start near N(0, 1): mean 0, logvar 0
 
-    def encode(self, frames: Float[Tensor, "b c height width"]) -> Gaussian:
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents."""
+        return self.config.latent_channels
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent, along height and along width."""
+        return self.config.downsampling
+
+    def encode(self, frames: Float[Tensor, "b c height width"]) -> DiagonalGaussian:
         """Frames in [-1, 1] to a Gaussian over latents, (b, latent_channels, height / 8, width / 8) at patch 4.
 
         Raises: ValueError if height or width is no multiple of ``config.downsampling``.
         """
         check_divides(frames, self.config)
-        mean, logvar = self.encoder(frames).chunk(2, dim=1)
-        return Gaussian(mean, logvar.clamp(-20, 10))
+        return DiagonalGaussian(self.encoder(frames))
 
     def decode(self, latents: Float[Tensor, "b z h w"]) -> Float[Tensor, "b c height width"]:
         """Raw latents to frames, in [-1, 1] up to the network's error."""
         return self.decoder(latents)
 
-    def fit_whitening(self, latents: Float[Tensor, "b z f h w"]) -> None:
-        """Remember mean and standard deviation per channel of these whitened latents, on top of what is remembered."""
-        mean, std = latents.float().mean(dim=(0, 2, 3, 4)), latents.float().std(dim=(0, 2, 3, 4))
+    @torch.no_grad()
+    def fit_whitening(self, latents: Float[Tensor, "b z *s"]) -> None:
+        """Remember mean and standard deviation per channel of these scaled latents, on top of what is remembered."""
+        mean, std = fit_latent_stats(latents.float())
         self.latent_mean += mean * self.latent_std
         self.latent_std *= std
 
+    def latents(
+        self, pictures: Float[Tensor, "b c height width"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "b z h w"]:
+        """Pictures in [-1, 1] to scaled latents: posterior means, or samples where there is a generator."""
+        posterior = self.encode(pictures)
+        raw = posterior.mode() if generator is None else posterior.sample(generator)
+        return scale_latents(raw, self.latent_mean, self.latent_std)
+
+    def pictures(self, latents: Float[Tensor, "b z h w"]) -> Float[Tensor, "b c height width"]:
+        """Scaled latents to pictures, clamped to [-1, 1]."""
+        return self.decode(unscale_latents(latents, self.latent_mean, self.latent_std)).clamp(-1, 1)
+
     def compress(self, video: Float[Tensor, "b c f height width"]) -> Float[Tensor, "b z f h w"]:
-        """A video in [-1, 1] to whitened posterior means."""
-        mean = self.encode(rearrange(video, "b c f h w -> (b f) c h w")).mean
-        mean = (mean - _per_channel(self.latent_mean)) / _per_channel(self.latent_std)
-        return rearrange(mean, "(b f) z h w -> b z f h w", f=video.shape[2])
+        """A video in [-1, 1] to scaled posterior means."""
+        return rearrange(
+            self.latents(rearrange(video, "b c f h w -> (b f) c h w")), "(b f) z h w -> b z f h w", f=video.shape[2]
+        )
 
     def decompress(self, latents: Float[Tensor, "b z f h w"]) -> Float[Tensor, "b c f height width"]:
-        """Whitened latents to a video, clamped to [-1, 1]."""
-        raw = rearrange(latents, "b z f h w -> (b f) z h w")
-        raw = raw * _per_channel(self.latent_std) + _per_channel(self.latent_mean)
-        return rearrange(self.decode(raw).clamp(-1, 1), "(b f) c h w -> b c f h w", f=latents.shape[2])
-
-
-def _per_channel(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1)
+        """Scaled latents to a video, clamped to [-1, 1]."""
+        frames = self.pictures(rearrange(latents, "b z f h w -> (b f) z h w"))
+        return rearrange(frames, "(b f) c h w -> b c f h w", f=latents.shape[2])
 
 
 def slowness(latents: Float[Tensor, "b z f h w"]) -> Float[Tensor, ""]:
@@ -198,14 +286,16 @@ def autoencoder_loss(
         video: short clips in [-1, 1], two or more, of two or more frames where ``slow`` is not 0.
         generator: for the latent noise.
         ink: weight of pixels that are not black. Digits cover a tenth of the canvas; without it the background wins.
-        kl: weight of the divergence (averaged over latents). Small: 2e-2 makes latents look like noise, and then
-            nothing can denoise them.
+        kl: weight of the divergence, averaged over latent numbers as the error is averaged over pixels. (Papers that
+            sum both quote a weight that is smaller by pixels / latents.) Small: 2e-2 makes latents look like noise, and
+            then nothing can denoise them.
         slow: weight of ``slowness``.
     """
     frames = rearrange(video, "b c f h w -> (b f) c h w")
     latents = model.encode(frames)
     error = (model.decode(latents.sample(generator)) - frames).square()
-    loss = (torch.where(frames > -0.9, ink, 1.0) * error).mean() + kl * latents.kl()
+    divergence = latents.kl().mean() / latents.mean[0].numel()  # kl() sums over a picture's latent numbers
+    loss = (torch.where(frames > -0.9, ink, 1.0) * error).mean() + kl * divergence
     if slow:
         loss = loss + slow * slowness(rearrange(latents.mean, "(b f) z h w -> b z f h w", f=video.shape[2]))
     return loss

@@ -15,7 +15,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from course_lib.nn.attention import MultiHeadAttention
+from course_lib.nn.attention import CrossAttention, MultiHeadAttention
 from course_lib.nn.modulation import TimestepEmbedding
 
 
@@ -210,7 +210,8 @@ class ImageAttention(nn.Module):
     Args:
         width: channels, a multiple of ``heads`` and ``groups``.
         context_dim: width of the context's tokens; None for a picture that only looks at itself.
-        attention: makes an attention, called as ``attention(d, heads, bias=True)``.
+        attention: makes the self-attention, called as ``attention(d, heads, bias=True)``.
+        cross_attention: makes the one that reads the context, called as ``cross_attention(d, d_context, heads)``.
     Source: Ho et al. 2020, appendix B (self-attention at 16 x 16); Rombach et al. 2022, section 3.3 (context).
     """
 
@@ -221,6 +222,7 @@ class ImageAttention(nn.Module):
         heads: int = 4,
         groups: int = 8,
         attention: Callable[..., nn.Module] = MultiHeadAttention,
+        cross_attention: Callable[..., nn.Module] = CrossAttention,
     ):
         super().__init__()
         self.norm = nn.GroupNorm(groups, width)
@@ -228,9 +230,8 @@ class ImageAttention(nn.Module):
         branches = [self.self_attention]
         self.cross_attention = None
         if context_dim is not None:
-            self.read_context = nn.Linear(context_dim, width)
             self.cross_norm = nn.LayerNorm(width)
-            self.cross_attention = attention(width, heads, bias=True)
+            self.cross_attention = cross_attention(width, context_dim, heads)
             branches.append(self.cross_attention)
         for branch in branches:  # silent at the start, like a ResBlock
             nn.init.zeros_(branch.to_out.weight)
@@ -249,9 +250,7 @@ class ImageAttention(nn.Module):
         tokens = rearrange(x, "b c h w -> b (h w) c")
         tokens = tokens + self.self_attention(rearrange(self.norm(x), "b c h w -> b (h w) c"))
         if context is not None:
-            keep = None if context_keep is None else context_keep[:, None, :]
-            read = self.read_context(context)
-            tokens = tokens + self.cross_attention(self.cross_norm(tokens), read, keep)
+            tokens = tokens + self.cross_attention(self.cross_norm(tokens), context, context_keep)
         return rearrange(tokens, "b (h w) c -> b c h w", h=height)
 
 

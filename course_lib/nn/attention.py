@@ -114,6 +114,63 @@ class MultiHeadAttention(nn.Module):
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
 
 
+class CrossAttention(nn.Module):
+    """Attention in which one sequence asks and another one answers: the tokens of a picture read those of a caption.
+
+    Args:
+        d: width of the tokens that ask, a multiple of ``heads``; also of the result.
+        d_context: width of the tokens that answer; it may be any other number.
+        heads: how many attentions run in parallel, each on d / heads channels.
+
+    Its parts, whose names and order are free: linear layers ``to_q`` and ``to_k`` and ``to_v``, all without a bias, and
+    ``to_out``, with one. Each of them returns d channels; what goes in is for you to work out. They start as PyTorch
+    makes them.
+
+    Raises: ValueError if d is not a multiple of heads.
+    Source: Rombach et al. 2022 (latent diffusion), section 3.3; Vaswani et al. 2017, section 3.2.3.
+    """
+
+    def __init__(self, d: int, d_context: int, heads: int):
+        super().__init__()
+        if heads < 1 or d % heads:
+            raise ValueError(f"d={d} does not split into heads={heads} equal slices; make d a multiple of heads")
+        self.heads = heads
+        self.attend = fused_attention
+        self.to_q = nn.Linear(d, d, bias=False)
+        self.to_k = nn.Linear(d_context, d, bias=False)
+        self.to_v = nn.Linear(d_context, d, bias=False)
+        self.to_out = nn.Linear(d, d)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b queries d"],
+        context: Float[Tensor, "b keys d_context"],
+        keep: Bool[Tensor, "b keys"] | None = None,
+    ) -> Float[Tensor, "b queries d"]:
+        """Every token of ``x`` takes, in each head, a weighted mean of the values of the context's tokens.
+
+        Queries are ``to_q`` of x, keys and values are ``to_k`` and ``to_v`` of the context. The first head works in the
+        first d / heads channels of all three, the second head in the next d / heads, and so on. In each of them it is
+        softmax(q k^T / sqrt(d / heads)) v. The heads are put side by side again, in the same order, and go through
+        ``to_out``.
+
+        Args:
+            x: (b, queries, d).
+            context: (b, keys, d_context).
+            keep: boolean (b, keys), True where the context may be read; False at padding, which must not make any
+                difference, whatever stands there. The same for all queries and heads. Where a sample has no key that
+                may be read, its weighted means are 0, and the result is the bias of ``to_out``. None allows all.
+        Returns: (b, queries, d).
+        """
+        q = rearrange(self.to_q(x), "b n (h d) -> b h n d", h=self.heads)
+        k = rearrange(self.to_k(context), "b n (h d) -> b h n d", h=self.heads)
+        v = rearrange(self.to_v(context), "b n (h d) -> b h n d", h=self.heads)
+        if keep is not None:
+            keep = keep[:, None, None, :]  # the same for every head and every query
+        out = self.attend(q, k, v, keep)[0]
+        return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
+
+
 _PARTS = ("heads", "attend", "to_q", "to_k")
 
 
@@ -135,7 +192,8 @@ def attention_maps(model: nn.Module) -> Iterator[dict[str, Float[Tensor, "b head
             q = rearrange(module.to_q(call["x"]), "b n (h d) -> b h n d", h=module.heads)
             k = module.to_k(call["x"] if context is None else context)
             k = rearrange(k, "b n (h d) -> b h n d", h=module.heads)
-            keep = None if keep is None else keep[:, None]
+            if keep is not None:  # (b, keys) in CrossAttention, (b, queries, keys) elsewhere
+                keep = keep[:, None, None] if keep.ndim == 2 else keep[:, None]
             weights = module.attend(q, k, k, keep)[1]  # None from a fused kernel
             maps[name] = attention(q, k, k, keep)[1] if weights is None else weights
 

@@ -1,7 +1,7 @@
 """How a condition steers a transformer block: adaptive layer norm, and the embedding of diffusion time."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from course_lib.nn.positions import sincos
@@ -15,6 +15,31 @@ def modulate(
     Source: Perez et al. 2018 (FiLM), eq. 2; Peebles and Xie 2023 (DiT), section 3.2, adaLN (scale there is 1 + scale).
     """
     return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
+
+
+def timestep_embedding(t: Float[Tensor, " b"] | Int[Tensor, " b"], dim: int) -> Float[Tensor, "b dim"]:
+    r"""Diffusion time as a vector that a network can read: cosines and sines at geometrically spaced frequencies.
+
+    With half = dim / 2 and the frequencies f_i = 10000^(-i / half), i = 0 ... half - 1: column i is cos(t f_i), column
+    half + i is sin(t f_i). So the first column turns by t radians, and the slowest by a little more than t / 10000. All
+    cosines come first, then all sines.
+
+    Times are meant to run from 0 to 1000: whoever counts from 0 to 1 multiplies before. They may lie between whole
+    numbers, and t = 0.5 differs from t = 0.
+
+    Args:
+        t: (b,) times, in floating point or integer.
+        dim: even, at least 2.
+    Returns: (b, dim) in float32, in [-1, 1].
+    Raises: ValueError if dim is odd, or below 2.
+    Source: Peebles and Xie 2023 (DiT), section 3.2, and the paper's code; Vaswani et al. 2017, section 3.5.
+    """
+    if dim < 2 or dim % 2:
+        raise ValueError(f"pairs of cosine and sine need an even number of columns, but dim={dim}")
+    half = dim // 2
+    frequencies = 10_000.0 ** (-torch.arange(half, device=t.device, dtype=torch.float32) / half)
+    angle = t.float()[:, None] * frequencies
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
 class TimestepEmbedding(nn.Module):

@@ -1,4 +1,4 @@
-"""Fixed sine-cosine positions for tokens on a spacetime grid."""
+"""Fixed sine-cosine positions for tokens on a grid of space, or of space and time."""
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,30 @@ def sincos(
     exponent = torch.arange(dim // 2, device=positions.device, dtype=torch.float32) / (dim // 2)
     angle = positions.float()[:, None] / (shortest * (longest / shortest) ** exponent)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def sincos_2d(grid: tuple[int, int], dim: int) -> Float[Tensor, "n dim"]:
+    r"""Frozen positions for the patches of an image: half of the columns say in which column of the grid a patch lies.
+
+    Patches are numbered like words on a page: with a grid of h rows and w columns, patch r w + c lies in row r and
+    column c. Its vector is the encoding of c (dim / 2 numbers), and then the encoding of r (dim / 2 numbers). Column
+    before row: so it is in the weights that were published.
+
+    The encoding of a number p has quarter = dim / 4 frequencies f_i = 10000^(-i / quarter), i = 0 ... quarter - 1:
+    first sin(p f_i) for all i, then cos(p f_i) for all i. That is ``sincos`` of ``course_lib.nn.positions``:
+    ``sincos(positions, dim // 2)`` turns (n,) floats into (n, dim / 2). You may use it, or write it again.
+
+    Args:
+        grid: how many patches stand above each other and side by side, (h, w).
+        dim: a multiple of 4, at least 4.
+    Returns: (h w, dim) in float32, in [-1, 1]. It is a constant: nothing in it is trained.
+    Raises: ValueError if dim is no multiple of 4, or below 4.
+    Source: Peebles and Xie 2023 (DiT), section 3.2, "sine-cosine version", and the paper's code.
+    """
+    if dim < 4 or dim % 4:
+        raise ValueError(f"two axes of sine-cosine pairs need a multiple of 4 columns, but dim={dim}")
+    rows, columns = torch.meshgrid(*(torch.arange(length, dtype=torch.float32) for length in grid), indexing="ij")
+    return torch.cat([sincos(columns.flatten(), dim // 2), sincos(rows.flatten(), dim // 2)], dim=-1)
 
 
 def sincos_3d(grid: tuple[int, int, int], dim: int) -> Float[Tensor, "n dim"]:

@@ -25,7 +25,7 @@ from course_lib.data.scenes import Scene
 from course_lib.data.tokenizer import Tokenizer
 from course_lib.diffusion.flow import add_noise, sample_times, velocity
 from course_lib.models.autoencoder import DOWNSAMPLING, AutoencoderConfig, KLAutoencoder, autoencoder_loss
-from course_lib.models.dit import DiTConfig, VideoDiT
+from course_lib.models.video_dit import VideoDiT, VideoDiTConfig
 from course_lib.paths import outputs_dir, write_atomically
 from course_lib.profile import pick_device
 from course_lib.training.checkpoint import (
@@ -212,7 +212,7 @@ def train_dit(run: Run, autoencoder: KLAutoencoder, latents: Tensor, words: Tens
     p = run.preset
     torch.manual_seed(run.seed * 8 + INITIAL)
     size = (p.frames, p.height // DOWNSAMPLING, p.width // DOWNSAMPLING)
-    config = DiTConfig(len(Tokenizer()), latent_size=size, patch=p.patch, dim=p.dim, depth=p.depth, heads=p.heads)
+    config = VideoDiTConfig(len(Tokenizer()), latent_size=size, patch=p.patch, dim=p.dim, depth=p.depth, heads=p.heads)
     model = VideoDiT(config).to(run.device)
     hidden = [part for block in model.blocks for part in (block.attention, block.mlp)]
     optimizers = muon_and_adamw(model, hidden, muon_lr=p.muon_lr, adamw_lr=p.adamw_lr)

@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from course_lib.models.autoencoder import AutoencoderConfig, Gaussian, KLAutoencoder, autoencoder_loss, slowness
+from course_lib.models.autoencoder import (
+    AutoencoderConfig,
+    DiagonalGaussian,
+    KLAutoencoder,
+    autoencoder_loss,
+    fit_latent_stats,
+    scale_latents,
+    slowness,
+    unscale_latents,
+)
 
 SMALL = AutoencoderConfig(channels=3, latent_channels=5, width=8, width_low=12, blocks=1)
 
@@ -23,18 +32,69 @@ def test_eight_times_smaller_and_back():
         model().encode(torch.zeros(1, 3, 24, 41))
 
 
-def test_kl_is_the_textbook_one_and_zero_for_a_standard_normal():
-    g = Gaussian(torch.randn(2, 5, 3, 3), torch.randn(2, 5, 3, 3))
-    reference = kl_divergence(Normal(g.mean, (0.5 * g.logvar).exp()), Normal(0.0, 1.0)).mean()
-    assert torch.allclose(g.kl(), reference, atol=1e-6)
-    assert Gaussian(torch.zeros(2, 3), torch.zeros(2, 3)).kl() == 0
+def params(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_posterior_is_the_textbook_one():
+    p = params(3, 10, 5, 7)
+    ours, theirs = DiagonalGaussian(p), Normal(p[:, :5], (0.5 * p[:, 5:]).exp())
+    torch.testing.assert_close(ours.std, theirs.stddev)
+    torch.testing.assert_close(ours.mode(), theirs.mode)
+    torch.testing.assert_close(ours.kl(), kl_divergence(theirs, Normal(0.0, 1.0)).sum(dim=(1, 2, 3)), rtol=0, atol=1e-4)
+    assert torch.equal(DiagonalGaussian(torch.zeros(2, 6)).kl(), torch.zeros(2))
+    with pytest.raises(ValueError, match="7 channels"):
+        DiagonalGaussian(params(2, 7))
+
+
+def test_the_posterior_is_that_of_diffusers():
+    vae = pytest.importorskip("diffusers.models.autoencoders.vae")
+    p = params(2, 6, 5, 3) + torch.tensor([0.0, 0, 0, 40, -70, 0]).view(1, 6, 1, 1)  # beyond the clamp on both sides
+    ours, theirs = DiagonalGaussian(p), vae.DiagonalGaussianDistribution(p)
+    for mine, other in ((ours.mean, theirs.mean), (ours.std, theirs.std), (ours.logvar, theirs.logvar)):
+        assert torch.equal(mine, other)
+    torch.testing.assert_close(ours.kl(), theirs.kl(), rtol=1e-5, atol=0)
+    g = lambda: torch.Generator().manual_seed(1)  # noqa: E731
+    assert torch.equal(ours.sample(g()), theirs.sample(g()))
 
 
 def test_samples_have_the_asked_mean_and_spread_and_follow_the_generator():
-    g = Gaussian(torch.full((20_000,), 2.0), torch.full((20_000,), -2.0))
+    g = DiagonalGaussian(torch.tensor([2.0, -2.0]).expand(20_000, 2))
     drawn = g.sample(torch.Generator().manual_seed(0))
     assert drawn.mean() == pytest.approx(2, abs=0.02) and drawn.std() == pytest.approx(torch.e**-1, abs=0.02)
     assert torch.equal(drawn, g.sample(torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 7), (5, 3, 4, 7), (2, 3, 5, 4, 7)])
+def test_latent_statistics_belong_to_channels_and_scaling_can_be_undone(shape):
+    z = 3 * params(*shape) + 2
+    mean, std = fit_latent_stats(z)
+    for c in range(3):
+        torch.testing.assert_close((mean[c], std[c]), (z[:, c].mean(), z[:, c].std()))
+    white = scale_latents(z, mean, std)
+    torch.testing.assert_close(fit_latent_stats(white), (torch.zeros(3), torch.ones(3)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(unscale_latents(white, mean, std), z)
+
+
+def test_a_constant_channel_is_left_as_wide_as_it_is_and_one_number_is_refused():
+    z = params(5, 3, 4)
+    z[:, 1] = 0.1  # not a binary fraction: its computed deviation is rounding noise, not 0
+    assert fit_latent_stats(z)[1][1] == 1
+    assert not any(v.requires_grad for v in fit_latent_stats(z.requires_grad_()))
+    with pytest.raises(ValueError, match="two numbers"):
+        fit_latent_stats(params(1, 3, 1, 1))
+
+
+def test_pictures_are_videos_of_one_frame_and_sampled_latents_lie_around_the_means():
+    m = model()
+    m.fit_whitening(m.compress(params(3, 3, 1, 16, 24)))
+    pictures = params(2, 3, 16, 24).clamp(-1, 1)
+    assert torch.equal(m.latents(pictures), m.compress(pictures[:, :, None])[:, :, 0])
+    assert torch.equal(m.pictures(m.latents(pictures)), m.decompress(m.compress(pictures[:, :, None]))[:, :, 0])
+    drawn = torch.stack([m.latents(pictures, torch.Generator().manual_seed(i)) for i in range(2000)])
+    expected = m.encode(pictures).std / m.latent_std.view(-1, 1, 1)
+    assert torch.allclose(drawn.mean(0), m.latents(pictures), atol=0.15 * expected.max().item())
+    torch.testing.assert_close(drawn.std(0), expected, rtol=0.12, atol=0)
 
 
 def test_whitened_latents_have_mean_zero_and_spread_one_and_decompress_undoes_compress():
@@ -82,7 +142,8 @@ def test_the_loss_is_the_weighted_sum_of_its_three_parts():
 
     assert loss(ink=5.0) == pytest.approx(5 * loss(), rel=1e-5)  # every pixel is ink
     latents = m.encode(video.transpose(1, 2).flatten(0, 1))
-    assert loss(kl=0.3) - loss() == pytest.approx(0.3 * latents.kl().item(), abs=1e-5)
+    divergence = latents.kl().mean().item() / latents.mean[0].numel()  # a mean, as the error is
+    assert loss(kl=0.3) - loss() == pytest.approx(0.3 * divergence, abs=1e-5)
     codes = latents.mean.unflatten(0, (3, 2)).transpose(1, 2)
     assert loss(slow=0.3) - loss() == pytest.approx(0.3 * slowness(codes).item(), rel=1e-3)
 

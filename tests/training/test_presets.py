@@ -26,11 +26,11 @@ def test_wrong_changes_are_named(changes, message):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_can_be_built_and_stored(name):
-    from course_lib.models.dit import DiTConfig
+    from course_lib.models.video_dit import VideoDiTConfig
 
     preset = PRESETS[name]
     assert json.loads(json.dumps(settings(preset))) == settings(preset)
     size = (preset.frames, preset.height // 8, preset.width // 8)
-    config = DiTConfig(100, latent_size=size, patch=preset.patch, dim=preset.dim, heads=preset.heads)
+    config = VideoDiTConfig(100, latent_size=size, patch=preset.patch, dim=preset.dim, heads=preset.heads)
     assert config.dim % 6 == 0 and config.dim % config.heads == 0 and min(config.grid) > 1
     assert isinstance(preset, Preset)

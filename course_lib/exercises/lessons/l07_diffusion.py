@@ -1,5 +1,9 @@
 """The exercises of lesson 07, Diffusion: a schedule, two losses, four samplers, guidance."""
 
+import inspect
+import math
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -14,7 +18,7 @@ T = 100  # steps of the tables in the cases
 
 def _table() -> Tensor:
     """A fresh alpha_bar at each call: it stays out of the inputs, since nobody asks for its gradient."""
-    return (1 - torch.linspace(1e-3, 0.2, T, dtype=torch.float64)).cumprod(0)
+    return (1 - torch.linspace(1e-4, 0.2, T, dtype=torch.float64)).cumprod(0)
 
 
 def _with(table: Tensor, f, **inputs):
@@ -30,15 +34,33 @@ def _with_table(f, **inputs):
     return _with(_table(), f, **inputs)
 
 
-def _in_float64(f, **inputs):
-    """The same with float64 data, and the dtype of the result."""
+def _listed(result) -> list[Tensor]:
+    return list(result) if isinstance(result, tuple | list) else [result]
+
+
+def _digits(got: list[Tensor], exact: list[Tensor]) -> str:
+    """float32 has about 7 digits; numbers that agree to 6 but not to 10 have passed through it."""
+    pairs = [(g.detach().double(), e.detach().double()) for g, e in zip(got, exact, strict=False) if g.shape == e.shape]
+    off = max((((g - e).abs().max() / e.abs().max()).item() for g, e in pairs), default=0.0)
+    return "those of float32 only" if 1e-10 < off < 1e-5 else "as many as there are"
+
+
+def _in_float64(exact, f, **inputs):
+    """The same with float64 data: the dtype of the result, and whether its digits are those of float64."""
     inputs = {n: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for n, v in inputs.items()}
-    result = _with(_table(), f, **inputs)
-    result = result if isinstance(result, tuple | list) else (result,)
+    result = _listed(_with(_table(), f, **inputs))
+    exact = _listed(_with(_table(), exact, **inputs))
     return {
         "dtype for float64 data": " and ".join(str(r.dtype) for r in result),
-        "values": list(result),
+        "digits for float64 data": _digits(result, exact),
+        "values": [r.float() for r in result],
     }
+
+
+def _in_half(f, **inputs) -> str:
+    """The dtype of what data in bfloat16 become."""
+    inputs = {n: v.bfloat16() if isinstance(v, Tensor) and v.is_floating_point() else v for n, v in inputs.items()}
+    return f"dtype for bfloat16 data: {_with(_table(), f, **inputs).dtype}"
 
 
 def _times_seen(xt: Tensor, t: Tensor, floats: bool) -> None:
@@ -107,7 +129,8 @@ LINEAR_SCHEDULE = Exercise(
             new="0.02",
         ),
         Mistake(
-            "alpha_bar is shifted by one step: it begins with 1. Even index 0 has been noised once: alpha_bar[0] = 1 - "
+            "alpha_bar is shifted by one step: it begins with 1. Even index 0 has been noised once: alpha_bar[0] = 1 "
+            "- "
             "beta[0].",
             old="(1 - beta).cumprod(dim=0)",
             new="torch.cat([torch.ones(1, dtype=torch.float64), (1 - beta).cumprod(dim=0)[:-1]])",
@@ -261,6 +284,16 @@ LINEAR_SCHEDULE = Exercise(
             old="steps < 2",
             new="steps <= 2",
         ),
+        Mistake(
+            "alpha_bar has a floor: it is clamped from below. With few steps it becomes tiny, and must.",
+            old="(1 - beta).cumprod(dim=0)",
+            new="(1 - beta).cumprod(dim=0).clamp(min=1e-6)",
+        ),
+        Mistake(
+            "beta is clamped from below as well. With more than 1000 steps the first ones are less than 0.0001.",
+            old=".clamp(max=LARGEST_BETA)",
+            new=".clamp(1e-4, LARGEST_BETA)",
+        ),
     ],
     variants=[
         Variant(
@@ -347,7 +380,8 @@ Q_SAMPLE = Exercise(
             lambda g: (i := _mixture(g, 5, 3, 7)) | dict(x0=30 * i["x0"]),
             call=_with_table,
         ),
-        Case("data in float64", lambda g: _mixture(g, 5, 3, 7), call=_in_float64),
+        Case("data in float64", lambda g: _mixture(g, 5, 3, 7), call=partial(_in_float64, q_sample)),
+        Case("data in bfloat16", lambda g: _mixture(g, 5, 3), call=_in_half),
     ],
     mistakes=[
         Mistake(
@@ -451,7 +485,8 @@ Q_SAMPLE = Exercise(
             new="return (left.sqrt().to(x0.dtype) * x0 + (1 - left).sqrt().to(x0.dtype) * eps).clamp(-1, 1)",
         ),
         Mistake(
-            "The values are right, but x0 is overwritten. Training data would decay with every step: no `mul_` or `*=` "
+            "The values are right, but x0 is overwritten. Training data would decay with every step: no `mul_` or "
+            "`*=` "
             "on an input.",
             code="""
             def q_sample(x0, t, eps, alpha_bar):
@@ -489,6 +524,34 @@ Q_SAMPLE = Exercise(
             "All data keep their full size and noise is added on top. x0 must be multiplied by sqrt(alpha_bar[t]).",
             old="left.sqrt().to(x0.dtype) * x0",
             new="x0",
+        ),
+        Mistake(
+            "Coefficients in float32, because alpha_bar is converted too early: float64 data then keep half of their "
+            "digits only. Convert to the dtype of the data, x.dtype, not to float32.",
+            code="""
+            def q_sample(x0, t, eps, alpha_bar):
+                left = alpha_bar[t].float().view(-1, *[1] * (x0.ndim - 1))
+                return left.sqrt() * x0 + (1 - left).sqrt() * eps
+            """,
+        ),
+        Mistake(
+            "Data in half precision (bfloat16) come back as float32. The result has x0's dtype, whichever that is.",
+            code="""
+            def q_sample(x0, t, eps, alpha_bar):
+                left = alpha_bar[t].view(-1, *[1] * (x0.ndim - 1))
+                mixed = left.sqrt() * x0 + (1 - left).sqrt() * eps
+                return mixed if x0.dtype == torch.float64 else mixed.float()
+            """,
+        ),
+        Mistake(
+            "The noise has a floor: 1 - alpha_bar is clamped, so the first times get more noise than the table says.",
+            old="(1 - left).sqrt()",
+            new="(1 - left).clamp(min=1e-3).sqrt()",
+        ),
+        Mistake(
+            "You build at least one extra axis. Plain numbers, x0 of shape (b,), have none.",
+            old="*[1] * (x0.ndim - 1)",
+            new="*[1] * max(1, x0.ndim - 1)",
         ),
     ],
     variants=[
@@ -530,7 +593,8 @@ Q_SAMPLE = Exercise(
         ),
         Hint(
             "the dtype is wrong",
-            "A float64 tensor with axes turns float32 data into float64. Compute the two coefficients in float64, then "
+            "A float64 tensor with axes turns float32 data into float64. Compute the two coefficients in float64, "
+            "then "
             "`.to(x0.dtype)`.",
         ),
         Hint(
@@ -546,7 +610,8 @@ Q_SAMPLE = Exercise(
 
 
 class _Knowing:
-    """A model that knows the data, and so the noise; it returns what ``say`` makes of both, and remembers its times."""
+    """A model that knows the data, and so the noise; it returns what ``say`` makes of both, and remembers its "
+    "times."""
 
     def __init__(self, x0: Tensor, say, unmix, floats: bool):
         self.x0, self.say, self.unmix, self.floats = x0, say, unmix, floats
@@ -575,6 +640,10 @@ def _ddpm_noise_without_roots(xt: Tensor, t: Tensor, x0: Tensor) -> Tensor:
     return ((xt - a * x0) / (1 - a)).to(xt.dtype)
 
 
+def _ddpm_noise_as_added(xt: Tensor, t: Tensor, x0: Tensor) -> Tensor:
+    return (xt - _wide(_table()[t].double(), xt.double()).sqrt() * x0).to(xt.dtype)
+
+
 def _flow_noise(xt: Tensor, t: Tensor, x0: Tensor) -> Tensor:
     s = _wide(t, xt.double())
     return ((xt - (1 - s) * x0) / torch.where(s.abs() < 1e-6, 1e-6, s)).to(xt.dtype)
@@ -583,6 +652,16 @@ def _flow_noise(xt: Tensor, t: Tensor, x0: Tensor) -> Tensor:
 def _flow_noise_with_roots(xt: Tensor, t: Tensor, x0: Tensor) -> Tensor:
     s = _wide(t, xt.double())
     return ((xt - (1 - s).sqrt() * x0) / s.sqrt().clamp(min=1e-6)).to(xt.dtype)
+
+
+def _flow_noise_sigma_min(xt: Tensor, t: Tensor, x0: Tensor) -> Tensor:
+    s = _wide(t, xt.double())
+    return ((xt - (1 - 0.99 * s) * x0) / s.clamp(min=1e-6)).to(xt.dtype)
+
+
+def _flow_noise_on_circle(xt: Tensor, t: Tensor, x0: Tensor) -> Tensor:
+    angle = _wide(t, xt.double()) * math.pi / 2
+    return ((xt - angle.cos() * x0) / angle.sin().clamp(min=1e-6)).to(xt.dtype)
 
 
 def _flow_noise_reversed(xt: Tensor, t: Tensor, x0: Tensor) -> Tensor:
@@ -631,33 +710,84 @@ def _noise_report(loss, unmix, floats: bool) -> dict[str, str]:
     loss(model, x0)
     loss(model, x0)
     (first, again), (t, later) = model.mixtures[:2], model.times[:2]
-    eps = unmix(first, t, x0).double()
+    eps, eps_later = unmix(first, t, x0).double(), unmix(again, later, x0).double()
     if floats:
-        eps = eps[t > 0.05]  # where there is hardly any noise it cannot be read off
-    report = {}
+        legible = (t > 0.05) & (later > 0.05)  # where there is hardly any noise it cannot be read off
+        eps, eps_later = eps[legible], eps_later[legible]
+    report, both = {}, torch.cat([t, later]).double()
     if floats:
         share = [((t >= k / 5) & (t < (k + 1) / 5)).float().mean().item() for k in range(5)]
         report["t lies in [0, 1)"] = _yes(bool((t >= 0).all() and (t < 1).all()))
-        report["t is uniform"] = _yes(max(share) < 0.25 and min(share) > 0.15)
+        even = max(share) < 0.25 and min(share) > 0.15 and abs(both.mean() - 0.5) < 0.017
+        report["t is uniform"] = _yes(even)
         report["t comes close to 0 and to 1"] = _yes(t.min() < 0.006 and t.max() > 0.994)
         report["t takes any value, not a few fixed ones"] = _yes(len(t.unique()) > 2500)
     else:
         report["t runs"] = f"from {int(t.min())} to {int(t.max())}, of 0 to {T - 1}"
-        report["t is uniform"] = _yes(bool(torch.bincount(t.clamp(0, T - 1), minlength=T)[2:-2].max() < 70))
+        peak = torch.bincount(t.clamp(0, T - 1), minlength=T)[2:-2].max()
+        report["t is uniform"] = _yes(bool(peak < 70 and abs(both.mean() - (T - 1) / 2) < 1.7))
     report["every sample has its own t"] = _yes(len(t.unique()) > 20)
-    report["the noise is standard normal"] = _yes(
-        abs(eps.mean()) < 0.1 and abs(eps.std() - 1) < 0.1 and 2.3 < (eps**4).mean() < 3.7
-    )
+    normal = abs(eps.mean()) < 0.1 and abs(eps.std() - 1) < 0.1 and 2.3 < (eps**4).mean() < 3.7 and eps.abs().max() > 3
+    report["the noise is standard normal"] = _yes(normal)
     report["every sample has its own noise"] = _yes(eps.std(0).min() > 0.5)
     report["every number of a sample has its own noise"] = _yes(eps.std((1, 2)).mean() > 0.5)
+    repeated = [name for name, axis in (("channels", 1), ("columns", 2)) if eps.std(axis).mean() < 0.1]
+    report["axes along which the noise repeats"] = " and ".join(repeated) or "none"
     values = []
     for _ in range(2):
         torch.manual_seed(3)
         values.append(_number(loss(lambda xt, t: torch.zeros_like(xt) + _wide(t, xt), x0)))
     report["torch.manual_seed decides what is drawn"] = _yes(values[0] == values[1])
     report["a second call draws new times"] = _yes(not torch.equal(t, later))
+    report["a second call draws new noise"] = _yes((eps - eps_later).abs().mean() > 0.1)
     report["a second call draws anew"] = _yes(not torch.equal(first, again))
     return report
+
+
+def _apart(draws: Tensor) -> bool:
+    """Are the columns of (many, few) draws alike on average, and uncorrelated?"""
+    draws = draws.double()
+    offset = (draws.mean(0) - draws.mean()).abs().max() / draws.std()
+    r = torch.corrcoef(draws.T)[*torch.triu_indices(draws.shape[1], draws.shape[1], offset=1)]
+    return bool(offset < 0.25 and r.abs().max() < 0.25 and r.mean().abs() < 0.1)
+
+
+def _independent_draws(loss, floats: bool) -> tuple[Tensor, Tensor]:
+    """Times and noise of 400 batches of four samples, each (400, 4)."""
+    times, mixtures, nothing = [], [], torch.zeros(4, 1)
+
+    def model(xt, t):
+        times.append(t.detach().clone())
+        mixtures.append(xt.detach().clone())
+        return torch.zeros_like(xt)
+
+    torch.manual_seed(5)
+    for _ in range(400):
+        loss(model, nothing)
+    t, xt = torch.stack(times), torch.stack(mixtures)[..., 0]
+    size = t.double() if floats else (1 - _table()[t]).sqrt()  # of the noise: the data are 0
+    return t, xt.double() / size.clamp(min=1e-3)
+
+
+def _ddpm_given(f):
+    return lambda model, x0: f(model=model, x0=x0, alpha_bar=_table())
+
+
+def _times_apart(f) -> bool:
+    """DDPM's loss and flow's."""
+    floats = "alpha_bar" not in inspect.signature(f).parameters
+    return _apart(_independent_draws(f if floats else _ddpm_given(f), floats)[0])
+
+
+def _noise_apart(f) -> bool:
+    floats = "alpha_bar" not in inspect.signature(f).parameters
+    return _apart(_independent_draws(f if floats else _ddpm_given(f), floats)[1])
+
+
+_APART = (
+    Property("Each sample draws its own t: the times of a batch must not depend on each other.", _times_apart),
+    Property("Each sample draws its own noise: it must not depend on the noise of another.", _noise_apart),
+)
 
 
 def _yes(truth) -> str:
@@ -674,6 +804,7 @@ def _ddpm_candidates() -> dict:
         "eps - x0": (lambda xt, x0, eps: eps - x0, _ddpm_noise),
         "zero": (lambda xt, x0, eps: torch.zeros_like(xt), _ddpm_noise),
         "the noise, if the mixture had no square roots": (lambda xt, x0, eps: eps, _ddpm_noise_without_roots),
+        "the noise times its coefficient": (lambda xt, x0, eps: eps, _ddpm_noise_as_added),
     }
 
 
@@ -698,7 +829,9 @@ DDPM_LOSS = Exercise(
     cases=[
         Case("pictures", lambda g: dict(x0=randn(g, 5, 3, 7, 11)), call=_ddpm_protocol),
         Case("points in the plane", lambda g: dict(x0=randn(g, 7, 2)), call=_ddpm_protocol),
+        Case("numbers", lambda g: dict(x0=randn(g, 5)), call=_ddpm_protocol),
     ],
+    properties=list(_APART),
     mistakes=[
         Mistake(
             "The target is not the noise that you added: you draw a second one for the loss. No model can predict "
@@ -865,7 +998,9 @@ DDPM_LOSS = Exercise(
             new="t = (torch.rand(len(x0)) * (len(alpha_bar) - 1)).round().long()",
         ),
         Mistake(
-            "t is not drawn: every batch has the times 0, 1, 2, ... in order. Draw them, uniformly from all T.",
+            "t is the same at every call: counted in order, spread evenly, or from a generator that is seeded "
+            "inside. Draw "
+            "it anew, uniformly from all T.",
             old=_DDPM,
             new="t = torch.arange(len(x0)) % len(alpha_bar)",
         ),
@@ -921,6 +1056,68 @@ DDPM_LOSS = Exercise(
             "The model runs twice. That costs twice the time, and with dropout the two answers differ.",
             old="    return F.mse_loss(",
             new="    model(q_sample(x0, t, eps, alpha_bar), t)\n    return F.mse_loss(",
+        ),
+        Mistake(
+            "The noise is the same at every call, because its generator is made and seeded inside. Training would "
+            "know "
+            "one noise only: leave the generator away.",
+            old="eps = torch.randn_like(x0)",
+            new="eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))",
+        ),
+        Mistake(
+            "All channels share one noise picture. Each number gets its own: randn_like(x0).",
+            old="torch.randn_like(x0)",
+            new="(torch.randn_like(x0[:, :1]).expand_as(x0) if x0.ndim > 2 else torch.randn_like(x0))",
+        ),
+        Mistake(
+            "The noise repeats along the last axis: one number for a whole row. Each number gets its own: "
+            "randn_like(x0).",
+            old="torch.randn_like(x0)",
+            new="(torch.randn_like(x0[..., :1]).expand_as(x0) if x0.ndim > 1 else torch.randn_like(x0))",
+        ),
+        Mistake(
+            "The times of a batch depend on each other: sorted, mirrored, one in each stretch of time (stratified), "
+            "or at "
+            "fixed distances. Some of that is a good trick; here each sample draws its t for itself.",
+            old="t = torch.randint(len(alpha_bar), (len(x0),), device=x0.device)",
+            new="t = torch.randint(len(alpha_bar), (len(x0),)).sort().values",
+        ),
+        Mistake(
+            "Half of the samples get the noise of the other half, with the sign turned. Here each draws its own.",
+            old="eps = torch.randn_like(x0)",
+            new="eps = torch.randn_like(x0[: len(x0) // 2 + 1])\n    eps = torch.cat([eps, -eps])[: len(x0)]",
+        ),
+        Mistake(
+            "t is not uniform: a power or another function bends it towards one end.",
+            old="t = torch.randint(len(alpha_bar), (len(x0),), device=x0.device)",
+            new="t = (torch.rand(len(x0)) ** 1.3 * len(alpha_bar)).long()",
+        ),
+        Mistake(
+            "The noise is clamped. Gaussian noise has tails, and sampling starts from such noise.",
+            old="eps = torch.randn_like(x0)",
+            new="eps = torch.randn_like(x0).clamp(-2.5, 2.5)",
+        ),
+        Mistake(
+            "The target is the noise times its coefficient, sqrt(1 - alpha_bar) eps: what was added. DDPM asks for "
+            "eps "
+            "itself, of size 1 at every t.",
+            code="""
+            def ddpm_loss(model, x0, alpha_bar):
+                t = torch.randint(len(alpha_bar), (len(x0),))
+                a = alpha_bar[t].view(-1, *[1] * (x0.ndim - 1)).to(x0.dtype)
+                added = torch.randn_like(x0) * (1 - a).sqrt()
+                return F.mse_loss(model(a.sqrt() * x0 + added, t), added)
+            """,
+        ),
+        Mistake(
+            "You build at least one extra axis. Plain numbers, x0 of shape (b,), have none: `q_sample` knows.",
+            code="""
+            def ddpm_loss(model, x0, alpha_bar):
+                t = torch.randint(len(alpha_bar), (len(x0),))
+                eps = torch.randn_like(x0)
+                a = alpha_bar[t].view(-1, *[1] * max(1, x0.ndim - 1)).to(x0.dtype)
+                return F.mse_loss(model(a.sqrt() * x0 + (1 - a).sqrt() * eps, t), eps)
+            """,
         ),
     ],
     variants=[
@@ -990,6 +1187,8 @@ def _flow_candidates() -> dict:
         "x0 - eps, if t ran from noise to data": (lambda xt, x0, eps: x0 - eps, _flow_noise_reversed),
         "zero": (lambda xt, x0, eps: torch.zeros_like(xt), _flow_noise),
         "eps - x0, if the mixture had square roots": (lambda xt, x0, eps: eps - x0, _flow_noise_with_roots),
+        "eps - x0, if the mixture kept a bit of data": (lambda xt, x0, eps: eps - x0, _flow_noise_sigma_min),
+        "eps - x0, if the mixture ran on a circle": (lambda xt, x0, eps: eps - x0, _flow_noise_on_circle),
     }
 
 
@@ -1009,7 +1208,9 @@ FLOW_LOSS = Exercise(
         Case("pictures", lambda g: dict(x0=randn(g, 5, 3, 7, 11)), call=_flow_protocol),
         Case("as many samples as columns", lambda g: dict(x0=randn(g, 7, 3, 5, 7)), call=_flow_protocol),
         Case("points in the plane", lambda g: dict(x0=randn(g, 7, 2)), call=_flow_protocol),
+        Case("numbers", lambda g: dict(x0=randn(g, 5)), call=_flow_protocol),
     ],
+    properties=list(_APART),
     mistakes=[
         Mistake(
             "The target points from noise to data, x0 - eps. Time runs from data to noise here, so dx/dt is eps - x0.",
@@ -1193,6 +1394,82 @@ FLOW_LOSS = Exercise(
             old="    t = torch.rand(",
             new="    torch.manual_seed(0)\n    t = torch.rand(",
         ),
+        Mistake(
+            "The noise is the same at every call, because its generator is made and seeded inside. Training would "
+            "know "
+            "one noise only: leave the generator away.",
+            old="eps = torch.randn_like(x0)",
+            new="eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))",
+        ),
+        Mistake(
+            "All channels share one noise picture. Each number gets its own: randn_like(x0).",
+            old="torch.randn_like(x0)",
+            new="(torch.randn_like(x0[:, :1]).expand_as(x0) if x0.ndim > 2 else torch.randn_like(x0))",
+        ),
+        Mistake(
+            "The noise repeats along the last axis: one number for a whole row. Each number gets its own: "
+            "randn_like(x0).",
+            old="torch.randn_like(x0)",
+            new="(torch.randn_like(x0[..., :1]).expand_as(x0) if x0.ndim > 1 else torch.randn_like(x0))",
+        ),
+        Mistake(
+            "The times of a batch depend on each other: sorted, mirrored, one in each stretch of time (stratified), "
+            "or at "
+            "fixed distances. Some of that is a good trick; here each sample draws its t for itself.",
+            old="t = torch.rand(len(x0), device=x0.device, dtype=x0.dtype)",
+            new="t = torch.rand(len(x0)).sort().values",
+        ),
+        Mistake(
+            "Half of the samples get the noise of the other half, with the sign turned. Here each draws its own.",
+            old="eps = torch.randn_like(x0)",
+            new="eps = torch.randn_like(x0[: len(x0) // 2 + 1])\n    eps = torch.cat([eps, -eps])[: len(x0)]",
+        ),
+        Mistake(
+            "t is not uniform: a power or another function bends it towards one end.",
+            old="t = torch.rand(len(x0), device=x0.device, dtype=x0.dtype)",
+            new="t = torch.rand(len(x0)) ** 1.3",
+        ),
+        Mistake(
+            "The noise is clamped. Gaussian noise has tails, and sampling starts from such noise.",
+            old="eps = torch.randn_like(x0)",
+            new="eps = torch.randn_like(x0).clamp(-2.5, 2.5)",
+        ),
+        Mistake(
+            "You build at least one extra axis. Plain numbers, x0 of shape (b,), have none.",
+            old="add_noise(x0, t, eps)",
+            new="(1 - t.view(-1, *[1] * max(1, x0.ndim - 1))) * x0 + t.view(-1, *[1] * max(1, x0.ndim - 1)) * eps",
+        ),
+        Mistake(
+            "A bit of data is left at t = 1 (sigma_min, as in the paper's eq. 20). Here the line ends at pure noise: "
+            "(1 - t) "
+            "x0 + t eps.",
+            code="""
+            def flow_loss(model, x0):
+                t, eps = torch.rand(len(x0)), torch.randn_like(x0)
+                s = t.view(-1, *[1] * (x0.ndim - 1))
+                return F.mse_loss(model((1 - 0.99 * s) * x0 + s * eps, t), eps - x0)
+            """,
+        ),
+        Mistake(
+            "The mixture runs on a circle, cos(t pi / 2) x0 + sin(t pi / 2) eps. Flow matching takes the straight "
+            "line.",
+            code="""
+            def flow_loss(model, x0):
+                t, eps = torch.rand(len(x0)), torch.randn_like(x0)
+                angle = t.view(-1, *[1] * (x0.ndim - 1)) * 3.141592653589793 / 2
+                return F.mse_loss(model(angle.cos() * x0 + angle.sin() * eps, t), eps - x0)
+            """,
+        ),
+        Mistake(
+            "t is not drawn: every batch has the same evenly spaced times, in order. Draw them: torch.rand.",
+            old="t = torch.rand(len(x0), device=x0.device, dtype=x0.dtype)",
+            new="t = torch.linspace(0, 1, len(x0))",
+        ),
+        Mistake(
+            "The times are the same at every call, because their generator is made and seeded inside. Leave it away.",
+            old="t = torch.rand(len(x0), device=x0.device, dtype=x0.dtype)",
+            new="t = torch.rand(len(x0), generator=torch.Generator().manual_seed(0))",
+        ),
     ],
     variants=[
         Variant(
@@ -1222,7 +1499,7 @@ FLOW_LOSS = Exercise(
                 t, eps = torch.rand(x0.shape[0]), torch.randn_like(x0)
                 xt = (x0.movedim(0, -1) * (1 - t) + eps.movedim(0, -1) * t).movedim(-1, 0)
                 error = model(xt, t) - eps + x0
-                return (error * error).flatten(1).mean(1).mean(0)
+                return (error * error).reshape(len(x0), -1).mean(1).mean(0)
             """,
         ),
     ],
@@ -1266,7 +1543,7 @@ DDPM_STEP = Exercise(
         Case("the last step, from time 0 to the data", lambda g: _step(g, 0, -1, 5, 3, 7), call=_with_table),
         Case("a long last step", lambda g: _step(g, 23, -1, 5), call=_with_table),
         Case("data far outside [-1, 1]", lambda g: _step(g, 30, 29, 5, 3, size=20.0), call=_with_table),
-        Case("data in float64", lambda g: _step(g, 40, 39, 5, 3), call=_in_float64),
+        Case("data in float64", lambda g: _step(g, 40, 39, 5, 3), call=partial(_in_float64, ddpm_step)),
     ],
     mistakes=[
         Mistake(
@@ -1472,7 +1749,9 @@ DDPM_STEP = Exercise(
             """,
         ),
         Mistake(
-            "You guess the data and noise it anew with z: sqrt(a') x0 + sqrt(1 - a') z. That forgets where xt was; "
+            "You guess the data and noise it anew with z: sqrt(a') x0 + sqrt(1 - a') z (beta = 1 - a has the same "
+            "effect; it is "
+            "1 - a / a'). That forgets where xt was; "
             "DDPM's mean keeps a part of it.",
             code="""
             def ddpm_step(xt, eps, t, t_next, alpha_bar, z):
@@ -1492,6 +1771,24 @@ DDPM_STEP = Exercise(
                 xt += ((1 - a / b) * (1 - b) / (1 - a)).sqrt() * z
                 return xt
             """,
+        ),
+        Mistake(
+            "Coefficients in float32, because alpha_bar is converted too early: float64 data then keep half of their "
+            "digits only. Convert to the dtype of the data, x.dtype, not to float32.",
+            code="""
+            def ddpm_step(xt, eps, t, t_next, alpha_bar, z):
+                table = alpha_bar.float()
+                a = table[t]
+                b = table[t_next] if t_next >= 0 else torch.ones_like(a)
+                mean = (xt - (1 - a / b) / (1 - a).sqrt() * eps) / (a / b).sqrt()
+                return mean + ((1 - a / b) * (1 - b) / (1 - a)).sqrt() * z
+            """,
+        ),
+        Mistake(
+            "The result is float64 for float32 data: something was converted to double and not back. Give it xt's "
+            "dtype.",
+            old="return mean + (beta * (1 - a_next) / (1 - a)).sqrt() * z",
+            new="return (mean + (beta * (1 - a_next) / (1 - a)).sqrt() * z).double()",
         ),
     ],
     variants=[
@@ -1564,7 +1861,7 @@ DDIM_STEP = Exercise(
         Case("all of the fresh noise, to time 0", lambda g: _step(g, 9, 0, 5, 3, eta=1.0), call=_with_table),
         Case("all of the fresh noise, to the data", lambda g: _step(g, 23, -1, 5, 3, eta=1.0), call=_with_table),
         Case("data far outside [-1, 1]", lambda g: _step(g, 30, 19, 5, 3, size=20.0), call=_with_table),
-        Case("data in float64", lambda g: _step(g, 40, 29, 5, 3, eta=0.3), call=_in_float64),
+        Case("data in float64", lambda g: _step(g, 40, 29, 5, 3, eta=0.3), call=partial(_in_float64, ddim_step)),
     ],
     mistakes=[
         Mistake(
@@ -1719,7 +2016,7 @@ DDIM_STEP = Exercise(
             new="return x0",
         ),
         Mistake(
-            "x0 is clipped to [-1, 1]. That helps pictures, but the contract says that nothing is clipped.",
+            "x0 is clipped to [-1, 1]. That often helps pictures, and a sampler may do it; this step leaves it out.",
             old="(xt - (1 - a).sqrt() * eps) / a.sqrt()",
             new="((xt - (1 - a).sqrt() * eps) / a.sqrt()).clamp(-1, 1)",
         ),
@@ -1766,6 +2063,36 @@ DDIM_STEP = Exercise(
                 s2 = eta**2 * (1 - b) / (1 - a) * (1 - a / b)
                 return b.sqrt() * (xt - (1 - a).sqrt() * eps) / a.sqrt() + (1 - b - s2).sqrt() * eps + s2.sqrt() * z
             """,
+        ),
+        Mistake(
+            "Coefficients in float32, because alpha_bar is converted too early: float64 data then keep half of their "
+            "digits only. Convert to the dtype of the data, x.dtype, not to float32.",
+            code="""
+            def ddim_step(xt, eps, t, t_next, alpha_bar, z, eta=0.0):
+                table = alpha_bar.float()
+                a = table[t]
+                b = table[t_next] if t_next >= 0 else torch.ones_like(a)
+                x0 = (xt - (1 - a).sqrt() * eps) / a.sqrt()
+                variance = eta**2 * (1 - b) / (1 - a) * (1 - a / b)
+                return b.sqrt() * x0 + (1 - b - variance).clamp(min=0).sqrt() * eps + variance.sqrt() * z
+            """,
+        ),
+        Mistake(
+            "The result is float64 for float32 data: something was converted to double and not back. Give it xt's "
+            "dtype.",
+            old="return a_next.sqrt() * x0 + (1 - a_next - variance).sqrt() * eps + variance.sqrt() * z",
+            new="return (a_next.sqrt() * x0 + (1 - a_next - variance).sqrt() * eps + variance.sqrt() * z).double()",
+        ),
+        Mistake(
+            "eta acts as a switch: any eta above 0 gives all of the fresh noise. It is a share; sigma is "
+            "proportional to it.",
+            old="variance = eta**2 * (1 - a_next) / (1 - a) * (1 - a / a_next)",
+            new="variance = float(eta > 0) * (1 - a_next) / (1 - a) * (1 - a / a_next)",
+        ),
+        Mistake(
+            "eta acts as a switch: fresh noise comes for eta = 1 only. It is a share; sigma is proportional to it.",
+            old="variance = eta**2 * (1 - a_next) / (1 - a) * (1 - a / a_next)",
+            new="variance = float(eta == 1) * (1 - a_next) / (1 - a) * (1 - a / a_next)",
         ),
     ],
     variants=[
@@ -1862,6 +2189,12 @@ def _ddim_protocol(f, noise: Tensor, times: list[int]) -> dict:
     return {"the times at which the model was asked": model.report(), "the sample": sample}
 
 
+def _ddim_double(f, noise: Tensor, times: list[int]) -> dict:
+    report = _ddim_protocol(f, noise.double(), times)
+    sample = report["the sample"]
+    return report | {"dtype for float64 noise": str(sample.dtype), "the sample": sample.float()}
+
+
 _LOOP = "pairwise([*times, -1])"
 _MODEL_CALL = "model(xt, torch.full((len(xt),), t, device=xt.device))"
 
@@ -1880,6 +2213,7 @@ DDIM_SAMPLE = Exercise(
         ),
         Case("one sample", lambda g: dict(noise=randn(g, 1, 3), times=[60, 20]), call=_ddim_protocol),
         Case("times in a tuple", lambda g: dict(noise=randn(g, 3, 5), times=(90, 40, 10)), call=_ddim_protocol),
+        Case("noise in float64", lambda g: dict(noise=randn(g, 5, 3), times=[80, 30]), call=_ddim_double),
     ],
     mistakes=[
         Mistake(
@@ -2044,6 +2378,16 @@ DDIM_SAMPLE = Exercise(
             old="        xt = ddim_step(xt, eps",
             new="        model(xt, torch.full((len(xt),), t))\n        xt = ddim_step(xt, eps",
         ),
+        Mistake(
+            "The sample is float32 whatever the noise is. Like noise: keep its dtype.",
+            old="    xt = noise\n",
+            new="    xt = noise.float()\n",
+        ),
+        Mistake(
+            "The sample is float64 for float32 noise. Like noise: keep its dtype.",
+            old="    return xt",
+            new="    return xt.double()",
+        ),
     ],
     variants=[
         Variant(
@@ -2110,6 +2454,12 @@ def _euler_protocol(f, noise: Tensor, steps: int) -> dict:
     return {"the times at which the model was asked": model.report(), "the sample": sample}
 
 
+def _euler_double(f, noise: Tensor, steps: int) -> dict:
+    report = _euler_protocol(f, noise.double(), steps)
+    sample = report["the sample"]
+    return report | {"dtype for float64 noise": str(sample.dtype), "the sample": sample.float()}
+
+
 def _gaussian_velocity(xt: Tensor, t: Tensor) -> Tensor:
     """The exact velocity for data N(1.5, 0.4^2)."""
     t = _wide(t, xt)
@@ -2144,6 +2494,7 @@ EULER_SAMPLE = Exercise(
         Case("many steps", lambda g: dict(noise=randn(g, 5), steps=37), call=_euler_protocol),
         Case("49 steps", lambda g: dict(noise=randn(g, 5), steps=49), call=_euler_protocol),
         Case("one sample", lambda g: dict(noise=randn(g, 1, 3), steps=3), call=_euler_protocol),
+        Case("noise in float64", lambda g: dict(noise=randn(g, 5, 3), steps=3), call=_euler_double),
         Case("no step", lambda g: dict(noise=randn(g, 2, 3), steps=0), call=_euler_protocol),
         Case("less than nothing", lambda g: dict(noise=randn(g, 2, 3), steps=-2), call=_euler_protocol),
     ],
@@ -2350,6 +2701,27 @@ EULER_SAMPLE = Exercise(
             old=" / steps\n    return",
             new=" / steps + torch.randn_like(xt) / steps\n    return",
         ),
+        Mistake(
+            "The sample is float32 whatever the noise is. Like noise: keep its dtype.",
+            old="    xt = noise\n",
+            new="    xt = noise.float()\n",
+        ),
+        Mistake(
+            "The sample is float64 for float32 noise. Like noise: keep its dtype.",
+            old="    return xt",
+            new="    return xt.double()",
+        ),
+        Mistake(
+            "The first time is a bit below 1, to be safe. Sampling starts at t = 1 exactly.",
+            old="1 - i / steps, dtype",
+            new="min(1 - i / steps, 0.999), dtype",
+        ),
+        Mistake(
+            "The last step is missing, or its time is lost to rounding: you stop at t = dt, with noise left. Count "
+            "the steps.",
+            old="for i in range(steps):",
+            new="for i in range(steps - 1 if steps > 1 else 1):",
+        ),
     ],
     variants=[
         Variant(
@@ -2408,7 +2780,8 @@ EULER_SAMPLE = Exercise(
         ),
         Hint(
             "show me nearly everything",
-            "Refuse steps < 1. xt = noise; for i in range(steps): t = torch.full((len(xt),), 1 - i / steps); xt = xt - "
+            "Refuse steps < 1. xt = noise; for i in range(steps): t = torch.full((len(xt),), 1 - i / steps); xt = xt "
+            "- "
             "model(xt, t) / steps; return xt after the loop.",
         ),
     ],
@@ -2444,7 +2817,7 @@ FROM_V = Exercise(
         Case("video", lambda g: _v_pair(g, 3, 2, 5, 7, 11), call=_with_table),
         Case("one sample", lambda g: _v_pair(g, 1, 2, 3), call=_with_table),
         Case("pure data and pure noise among them", lambda g: _v_pair(g, 5, 3, 7, ends=True), call=_with_ends),
-        Case("in float64", lambda g: _v_pair(g, 5, 3, 7), call=_in_float64),
+        Case("in float64", lambda g: _v_pair(g, 5, 3, 7), call=partial(_in_float64, from_v)),
     ],
     mistakes=[
         Mistake(
@@ -2453,7 +2826,8 @@ FROM_V = Exercise(
             new="alpha * xt + sigma * v, sigma * xt - alpha * v",
         ),
         Mistake(
-            "x0 has the wrong sign in front of sigma v. Put x_t and v from the docstring into alpha x_t - sigma v: the "
+            "x0 has the wrong sign in front of sigma v. Put x_t and v from the docstring into alpha x_t - sigma v: "
+            "the "
             "noise cancels.",
             old="alpha * xt - sigma * v, sigma",
             new="alpha * xt + sigma * v, sigma",
@@ -2586,6 +2960,40 @@ FROM_V = Exercise(
                 return a.sqrt() * xt - (1 - a).sqrt() * v, (1 - a).sqrt() * xt + a.sqrt() * v
             """,
         ),
+        Mistake(
+            "Coefficients in float32, because alpha_bar is converted too early: float64 data then keep half of their "
+            "digits only. Convert to the dtype of the data, xt.dtype, not to float32.",
+            code="""
+            def from_v(xt, v, t, alpha_bar):
+                left = alpha_bar[t].float().view(-1, *[1] * (xt.ndim - 1))
+                alpha, sigma = left.sqrt(), (1 - left).sqrt()
+                return alpha * xt - sigma * v, sigma * xt + alpha * v
+            """,
+        ),
+        Mistake(
+            "You divide by alpha or sigma and mend the ends with `torch.where`. The values are right, but the "
+            "gradient of the "
+            "branch not taken is 0 times infinity, NaN. There is a solution without any division.",
+            code="""
+            def from_v(xt, v, t, alpha_bar):
+                left = alpha_bar[t].view(-1, *[1] * (xt.ndim - 1))
+                alpha, sigma = left.sqrt().to(xt.dtype), (1 - left).sqrt().to(xt.dtype)
+                x0 = alpha * xt - sigma * v
+                return x0, torch.where(sigma == 0, v, (xt - alpha * x0) / sigma)
+            """,
+        ),
+        Mistake(
+            "You divide by alpha or sigma and mend the ends with `torch.where`: right values, but a gradient of NaN, "
+            "since the "
+            "branch not taken is 0 times infinity. There is a solution without any division.",
+            code="""
+            def from_v(xt, v, t, alpha_bar):
+                left = alpha_bar[t].view(-1, *[1] * (xt.ndim - 1))
+                alpha, sigma = left.sqrt().to(xt.dtype), (1 - left).sqrt().to(xt.dtype)
+                x0 = alpha * xt - sigma * v
+                return x0, torch.where(alpha == 0, xt, (v + sigma * x0) / alpha)
+            """,
+        ),
     ],
     variants=[
         Variant(
@@ -2651,6 +3059,12 @@ def _while_training(module, labels: Tensor) -> Tensor:
     return module.train()(labels)
 
 
+def _drop_set_later(module, labels: Tensor) -> Tensor:
+    """drop is 0 at first, and then 1."""
+    module.drop = 1.0
+    return module.train()(labels)
+
+
 def _share_dropped(cls, drop: float, n: int = 4000, seed: int = 0) -> Tensor:
     torch.manual_seed(seed)
     module = cls(classes=5, dim=3, drop=drop).train()
@@ -2669,6 +3083,14 @@ def _share_is_right(cls) -> bool:
 def _independent(cls) -> bool:
     dropped = _share_dropped(cls, 0.5, n=1000).float()
     return all(0.3 < part.mean().item() < 0.7 for part in dropped.chunk(2))
+
+
+def _coins_apart(cls) -> bool:
+    """400 small batches: does the chance of a label depend on that of another?"""
+    torch.manual_seed(1)
+    module = cls(classes=5, dim=3, drop=0.5).train()
+    null = module(torch.full((1,), 5)).detach()
+    return _apart(torch.stack([(module(torch.arange(4)) == null).all(1) for _ in range(400)]))
 
 
 def _anew_each_time(cls) -> bool:
@@ -2707,6 +3129,12 @@ LABEL_EMBEDDING = Exercise(
             init=dict(classes=5, dim=3, drop=0.0),
             call=_while_training,
         ),
+        Case(
+            "self.drop is set after the start",
+            lambda g: dict(labels=_labels(g, 7)),
+            init=dict(classes=5, dim=3, drop=0.0),
+            call=_drop_set_later,
+        ),
     ],
     properties=[
         Property(
@@ -2716,6 +3144,7 @@ LABEL_EMBEDDING = Exercise(
         ),
         Property("The labels of a batch are dropped one by one, not all together.", _independent),
         Property("Each call draws anew which labels are dropped.", _anew_each_time),
+        Property("Whether a label is dropped does not depend on the labels beside it.", _coins_apart),
         Property(
             "How many labels of a batch are dropped varies from call to call: each has its own chance.", _number_varies
         ),
@@ -2816,6 +3245,115 @@ LABEL_EMBEDDING = Exercise(
             old="labels.masked_fill(dropped, self.null)",
             new="labels[~dropped]",
         ),
+        Mistake(
+            "The chance to drop is kept under another name when the module is made. It is `self.drop`, which may be "
+            "set "
+            "later.",
+            code="""
+            class LabelEmbedding(nn.Module):
+                def __init__(self, classes, dim, drop=0.1):
+                    super().__init__()
+                    self.null, self.drop = classes, drop
+                    self.table = nn.Embedding(classes + 1, dim)
+                    self.chance = drop
+
+                def forward(self, labels):
+                    if self.training:
+                        labels = labels.masked_fill(torch.rand(labels.shape) < self.chance, self.null)
+                    return self.table(labels)
+            """,
+        ),
+        Mistake(
+            "Some labels share a coin (neighbours, or both halves of the batch) and are dropped together. Draw one "
+            "number for each.",
+            old="torch.rand(labels.shape, device=labels.device) < self.drop",
+            new="(torch.rand(len(labels) // 2 + 1) < self.drop).repeat_interleave(2)[: len(labels)]",
+        ),
+        Mistake(
+            "A label that is null already is changed to the last class (clamped). `self.null` is a label like the "
+            "others.",
+            code="""
+            class LabelEmbedding(nn.Module):
+                def __init__(self, classes, dim, drop=0.1):
+                    super().__init__()
+                    self.null, self.drop = classes, drop
+                    self.table = nn.Embedding(classes + 1, dim)
+
+                def forward(self, labels):
+                    labels = labels.clamp(max=self.null - 1)
+                    if self.training:
+                        labels = labels.masked_fill(torch.rand(labels.shape) < self.drop, self.null)
+                    return self.table(labels)
+            """,
+        ),
+        Mistake(
+            "`labels + dropped * null` is not null, except for label 0. Replace the label: masked_fill or where.",
+            code="""
+            class LabelEmbedding(nn.Module):
+                def __init__(self, classes, dim, drop=0.1):
+                    super().__init__()
+                    self.null, self.drop = classes, drop
+                    self.table = nn.Embedding(classes + 1, dim)
+
+                def forward(self, labels):
+                    if self.training:
+                        labels = labels + (torch.rand(labels.shape) < self.drop) * self.null
+                    return self.table(labels % (self.null + 1))
+            """,
+        ),
+        Mistake(
+            "The labels that stay are divided by 1 - drop, as dropout does. Here nothing is scaled: a label is "
+            "replaced, not "
+            "thinned.",
+            code="""
+            class LabelEmbedding(nn.Module):
+                def __init__(self, classes, dim, drop=0.1):
+                    super().__init__()
+                    self.null, self.drop = classes, drop
+                    self.table = nn.Embedding(classes + 1, dim)
+
+                def forward(self, labels):
+                    rows = self.table(labels)
+                    if self.training:
+                        dropped = (torch.rand(labels.shape) < self.drop)[:, None]
+                        rows = torch.where(dropped, self.table.weight[self.null], rows / (1 - self.drop))
+                    return rows
+            """,
+        ),
+        Mistake(
+            "Single numbers of a vector are dropped. Draw one number per *label*, and replace its whole vector.",
+            code="""
+            class LabelEmbedding(nn.Module):
+                def __init__(self, classes, dim, drop=0.1):
+                    super().__init__()
+                    self.null, self.drop = classes, drop
+                    self.table = nn.Embedding(classes + 1, dim)
+
+                def forward(self, labels):
+                    rows = self.table(labels)
+                    if self.training:
+                        dropped = torch.rand(rows.shape) < self.drop
+                        rows = torch.where(dropped, self.table.weight[self.null], rows)
+                    return rows
+            """,
+        ),
+        Mistake(
+            '"No label" has a vector of its own beside the table. It is the table\'s last row, `self.null`.',
+            code="""
+            class LabelEmbedding(nn.Module):
+                def __init__(self, classes, dim, drop=0.1):
+                    super().__init__()
+                    self.null, self.drop = classes, drop
+                    self.table = nn.Embedding(classes + 1, dim)
+                    self.nothing = nn.Parameter(torch.zeros(dim))
+
+                def forward(self, labels):
+                    rows = self.table(labels)
+                    if self.training:
+                        rows = torch.where((torch.rand(labels.shape) < self.drop)[:, None], self.nothing, rows)
+                    return rows
+            """,
+        ),
     ],
     variants=[
         Variant(
@@ -2915,6 +3453,10 @@ def _guided_protocol(f, **inputs) -> dict:
     return {"calls of the model": " and ".join(model.batches), "the prediction": result}
 
 
+def _guided_double(f, **inputs) -> dict:
+    return _guided_protocol(f, **inputs | dict(xt=inputs["xt"].double()))
+
+
 def _guided(g: torch.Generator, w: float, *shape: int, null: int = 5) -> dict:
     b = shape[0]
     return dict(
@@ -2934,6 +3476,7 @@ GUIDED_PREDICTION = Exercise(
         Case("w = 7.5, points in the plane", lambda g: _guided(g, 7.5, 7, 2, null=9), call=_guided_protocol),
         Case("numbers", lambda g: _guided(g, 2.0, 5), call=_guided_protocol),
         Case("one sample", lambda g: _guided(g, 2.0, 1, 3), call=_guided_protocol),
+        Case("xt in float64", lambda g: _guided(g, 2.0, 5, 3), call=_guided_double),
         Case(
             "integer times, null is 0",
             lambda g: _guided(g, 2.0, 3, 5, null=0) | dict(t=torch.tensor([0, 4, 9])),
@@ -3072,6 +3615,38 @@ GUIDED_PREDICTION = Exercise(
             "The values are right, but no gradient gets through: leave out `no_grad`.",
             old="def guided_prediction(",
             new="@torch.no_grad()\ndef guided_prediction(",
+        ),
+        Mistake(
+            "The result is float32 whatever xt is. Like xt: keep its dtype.",
+            old="return guide(cond, uncond, w)",
+            new="return guide(cond, uncond, w).float()",
+        ),
+        Mistake(
+            "The result is float64 for a float32 xt. Like xt: keep its dtype.",
+            old="return guide(cond, uncond, w)",
+            new="return guide(cond, uncond, w).double()",
+        ),
+        Mistake(
+            "The labels alternate, with and without, but xt stands twice in a row: each half gets a mixture of both. "
+            "Use the "
+            "same order everywhere: torch.cat.",
+            old="torch.cat([labels, nothing])",
+            new="torch.stack([labels, nothing], dim=1).flatten()",
+        ),
+        Mistake(
+            "You cut along the last axis. Both halves lie along the *batch*: chunk(2), axis 0.",
+            old="both.chunk(2)",
+            new="both.chunk(2, dim=-1)",
+        ),
+        Mistake(
+            "The guided result is rescaled, to the size of cond or by a mean. The contract has no such step.",
+            old="return guide(cond, uncond, w)",
+            new="return guide(cond, uncond, w) * (cond.std() / guide(cond, uncond, w).std())",
+        ),
+        Mistake(
+            "Both halves come back. Put them together: the result is like xt.",
+            old="return guide(cond, uncond, w)",
+            new="return torch.cat([guide(cond, uncond, w)] * 2)",
         ),
     ],
     variants=[

@@ -1,0 +1,1888 @@
+"""The exercises of lesson 10, DiT: time and place as vectors, the block, how a model must be born, guidance."""
+
+import inspect
+import textwrap
+
+import torch
+from torch import Tensor, nn
+
+from course_lib.exercises.catalogue import Case, Exercise, Hint, Mistake, Property, Variant, randn
+from course_lib.models.dit import DiT, DiTBlock, DiTConfig, forward_with_cfg, initialise_dit
+from course_lib.nn.attention import MultiHeadAttention
+from course_lib.nn.modulation import timestep_embedding
+from course_lib.nn.positions import sincos_2d
+
+
+def _yes(truth) -> str:
+    return "yes" if truth else "no"
+
+
+# -------------------------------------------------------------------------------------------------------------- time
+
+_POWERS = "10_000.0 ** (-torch.arange(half, device=t.device, dtype=torch.float32) / half)"
+_BOTH = "torch.cat([angle.cos(), angle.sin()], dim=-1)"
+
+
+def _times(*values: float, dim: int = 14):
+    return lambda g: dict(t=torch.tensor(values), dim=dim)
+
+
+TIMESTEP_EMBEDDING = Exercise(
+    target=timestep_embedding,
+    minutes=8,
+    gradients=False,
+    tolerance=5e-3,  # at t = 1000 float32 knows the angle to about 1e-4
+    cases=[
+        Case("times between whole numbers", _times(0.0, 0.5, 1.25, 7.75, 63.5)),
+        Case("early and late times", _times(0.0, 3.0, 100.0, 500.0, 999.0, 1000.0, dim=10)),
+        Case("random times", lambda g: dict(t=1000 * torch.rand(7, generator=g), dim=22)),
+        Case("integer steps", lambda g: dict(t=torch.randint(1000, (5,), generator=g), dim=6)),
+        Case("as many times as columns", lambda g: dict(t=10 * torch.rand(8, generator=g), dim=8)),
+        Case("a single pair", _times(0.5, 2.0, 90.0, dim=2)),
+        Case("256 columns", lambda g: dict(t=1000 * torch.rand(3, generator=g), dim=256)),
+        Case("times in float64", lambda g: dict(t=1000 * torch.rand(5, generator=g, dtype=torch.float64), dim=12)),
+        Case("an odd number of columns", _times(1.0, 2.0, dim=7)),
+        Case("one column", _times(1.0, 2.0, dim=1)),
+        Case("no column", _times(1.0, 2.0, dim=0)),
+        Case("less than nothing", _times(1.0, 2.0, dim=-2)),
+    ],
+    mistakes=[
+        Mistake(
+            "Your exponents run up to exactly 1: you divide by half - 1. The paper's code divides by half, so that the "
+            "slowest frequency stays a little above 1 / 10000. (diffusers has both, behind `downscale_freq_shift`.)",
+            old="dtype=torch.float32) / half",
+            new="dtype=torch.float32) / max(half - 1, 1)",
+        ),
+        Mistake(
+            "Sines come first with you. A network would not mind, but published weights do: here all cosines come "
+            "first, so that t = 0 reads 1, 1, ..., 0, 0.",
+            old=_BOTH,
+            new="torch.cat([angle.sin(), angle.cos()], dim=-1)",
+        ),
+        Mistake(
+            "Cosine and sine alternate, as in lesson 02. Here they stand in two blocks: all cosines, then all sines.",
+            old=_BOTH,
+            new="torch.stack([angle.cos(), angle.sin()], dim=-1).flatten(1)",
+        ),
+        Mistake(
+            "This is lesson 02's table: sine, cosine, sine, cosine. Here all cosines come first, then all sines.",
+            old=_BOTH,
+            new="torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)",
+        ),
+        Mistake(
+            "Both halves are cosines.",
+            old=_BOTH,
+            new="torch.cat([angle.cos(), angle.cos()], dim=-1)",
+        ),
+        Mistake(
+            "Both halves are sines.",
+            old=_BOTH,
+            new="torch.cat([angle.sin(), angle.sin()], dim=-1)",
+        ),
+        Mistake(
+            "Only the cosines come back, dim / 2 of them. The sines follow behind them.",
+            old=_BOTH,
+            new="angle.cos()",
+        ),
+        Mistake(
+            "Times are cut to whole numbers: t = 0.5 looks like t = 0. Samplers stop between steps, and flow matching "
+            "has no whole steps at all.",
+            old="t.float()[:, None]",
+            new="t.long().float()[:, None]",
+        ),
+        Mistake(
+            "Times are rounded to whole numbers. Keep the fraction.",
+            old="t.float()[:, None]",
+            new="t.float().round()[:, None]",
+        ),
+        Mistake(
+            "You divide i by dim, where half = dim / 2 belongs: your frequencies only reach down to 1 / 100.",
+            old="dtype=torch.float32) / half",
+            new="dtype=torch.float32) / dim",
+        ),
+        Mistake(
+            "Your exponents run up to 2: it is i / half, which is the same as 2 i / dim, but not 2 i / half.",
+            old="dtype=torch.float32) / half",
+            new="dtype=torch.float32) * 2 / half",
+        ),
+        Mistake(
+            "The exponent has the wrong sign: your frequencies grow up to 10000. At such speed neighbouring times look "
+            "unrelated.",
+            old="10_000.0 ** (-torch.arange",
+            new="10_000.0 ** (torch.arange",
+        ),
+        Mistake(
+            "You count i from 1. It runs from 0 to half - 1, so the first frequency is 1.",
+            old="torch.arange(half,",
+            new="torch.arange(1, half + 1,",
+        ),
+        Mistake(
+            "exp(-i / half) is not 10000^(-i / half): the factor ln 10000 is missing.",
+            old=_POWERS,
+            new="torch.exp(-torch.arange(half, dtype=torch.float32) / half)",
+        ),
+        Mistake(
+            "The frequencies fall evenly, step by step. They fall by a constant *factor*: 10000^(-i / half).",
+            old=_POWERS,
+            new="torch.linspace(1, 1e-4, half)",
+        ),
+        Mistake(
+            "Your longest period belongs to 1000; the base is 10000.",
+            old="10_000.0 **",
+            new="1_000.0 **",
+        ),
+        Mistake(
+            "You multiply by 1000 inside. The caller does that where times run from 0 to 1; these here run from 0 to "
+            "1000 already.",
+            old="t.float()[:, None]",
+            new="1000 * t.float()[:, None]",
+        ),
+        Mistake(
+            "You divide times by 1000. They are used as they are.",
+            old="t.float()[:, None]",
+            new="t.float()[:, None] / 1000",
+        ),
+        Mistake(
+            "There is a factor of 2 pi too much: the first column turns by t radians, not by t whole turns.",
+            old="t.float()[:, None] * frequencies",
+            new="2 * torch.pi * t.float()[:, None] * frequencies",
+        ),
+        Mistake(
+            "Your table stands on its side, (dim, b). One row for each time: (b, dim).",
+            old=_BOTH,
+            new="torch.cat([angle.cos(), angle.sin()], dim=-1).T",
+        ),
+        Mistake(
+            "You put cosines *below* sines, as more rows. Put them side by side: `dim=-1`.",
+            old=_BOTH,
+            new="torch.cat([angle.cos(), angle.sin()], dim=0)",
+        ),
+        Mistake(
+            "The result has the dtype of t. It is float32 whatever t is: the network's weights are.",
+            code="""
+            def timestep_embedding(t, dim):
+                if dim < 2 or dim % 2:
+                    raise ValueError("dim")
+                half = dim // 2
+                t = t if t.is_floating_point() else t.float()
+                angle = t[:, None] * 10_000.0 ** (-torch.arange(half, dtype=t.dtype) / half)
+                return torch.cat([angle.cos(), angle.sin()], dim=-1)
+            """,
+        ),
+        Mistake(
+            "For an odd dim you append a column of zeros, as the paper's code does. Here an odd dim is refused with a "
+            "ValueError.",
+            code="""
+            def timestep_embedding(t, dim):
+                if dim < 2:
+                    raise ValueError("dim")
+                half = dim // 2
+                angle = t.float()[:, None] * 10_000.0 ** (-torch.arange(half) / half)
+                both = torch.cat([angle.cos(), angle.sin()], dim=-1)
+                return F.pad(both, (0, dim % 2))
+            """,
+        ),
+        Mistake(
+            "Right but for one refusal: dim = 0 (and less) is even, and must be refused too.",
+            old="dim < 2 or dim % 2",
+            new="dim % 2",
+        ),
+        Mistake(
+            "Right but for the refusal: an odd dim needs a ValueError of yours, and so does one below 2.",
+            old="dim < 2 or dim % 2",
+            new="dim < 2",
+        ),
+        Mistake(
+            "You refuse dim = 2, which is allowed: one cosine and one sine.",
+            old="dim < 2 or",
+            new="dim <= 2 or",
+        ),
+        Mistake(
+            "Times are first scaled to lie between 0 and 1 by the largest of the batch: then the same time looks "
+            "different in another batch.",
+            old="t.float()[:, None]",
+            new="(t / t.max().clamp(min=1e-6)).float()[:, None]",
+        ),
+    ],
+    variants=[
+        Variant(
+            "exp and log",
+            """
+            def timestep_embedding(t, dim):
+                if dim % 2 == 1 or dim <= 0:
+                    raise ValueError(f"dim={dim}")
+                freqs = torch.exp(-math.log(10000) * torch.arange(0, dim, 2) / dim)
+                args = torch.outer(t.to(torch.float32), freqs)
+                return torch.hstack((torch.cos(args), torch.sin(args)))
+            """,
+        ),
+        Variant(
+            "a loop",
+            """
+            def timestep_embedding(t, dim):
+                if dim < 2 or dim % 2:
+                    raise ValueError
+                out = torch.zeros(len(t), dim)
+                for b, time in enumerate(t.tolist()):
+                    for i in range(dim // 2):
+                        angle = time / 10000 ** (2 * i / dim)
+                        out[b, i] = math.cos(angle)
+                        out[b, dim // 2 + i] = math.sin(angle)
+                return out
+            """,
+        ),
+        Variant(
+            "complex numbers",
+            """
+            def timestep_embedding(t, dim):
+                if dim not in range(2, 10**6, 2):
+                    raise ValueError(dim)
+                f = torch.logspace(0, -4, dim // 2 + 1, dtype=torch.float64)[:-1]
+                z = torch.exp(1j * t.double()[:, None] * f)
+                return torch.cat([z.real, z.imag], 1).float()
+            """,
+        ),
+        Variant(
+            "the course's sincos, halves exchanged",
+            """
+            def timestep_embedding(t, dim):
+                table = sincos(t, dim)
+                return table.roll(dim // 2, dims=1)
+            """,
+        ),
+    ],
+    hints=[
+        Hint(
+            "I do not know where to begin",
+            "Frequencies first, a vector of half = dim // 2 numbers. Then every time times every frequency: `t[:, "
+            "None] * frequencies` has shape (b, half).",
+        ),
+        Hint(
+            "how do I get the frequencies",
+            "`torch.arange(half) / half` makes the exponents 0, 1/half, ...; then `10000.0 ** -exponents`.",
+        ),
+        Hint(
+            "show me nearly everything",
+            "angle = t.float()[:, None] * 10000.0 ** (-torch.arange(half) / half); return the cosines and sines of it, "
+            "`torch.cat([...], dim=-1)`. Before all that: `raise ValueError` if dim is odd or below 2.",
+        ),
+    ],
+)
+
+
+# --------------------------------------------------------------------------------------------------------- positions
+
+_COLUMN, _ROW = "sincos(columns.flatten(), dim // 2)", "sincos(rows.flatten(), dim // 2)"
+_TABLE = f"torch.cat([{_COLUMN}, {_ROW}], dim=-1)"
+_MESH = 'torch.meshgrid(*(torch.arange(length, dtype=torch.float32) for length in grid), indexing="ij")'
+
+
+def _table(new: str, sentence: str) -> Mistake:
+    return Mistake(sentence, old=_TABLE, new=new)
+
+
+def _is_a_constant(f) -> bool:
+    table = f((2, 3), 8)
+    return not table.requires_grad and not isinstance(table, nn.Parameter)
+
+
+SINCOS_2D = Exercise(
+    target=sincos_2d,
+    minutes=15,
+    gradients=False,
+    cases=[
+        Case("3 rows, 7 columns", lambda g: dict(grid=(3, 7), dim=20)),
+        Case("more rows than columns", lambda g: dict(grid=(7, 2), dim=12)),
+        Case("a square", lambda g: dict(grid=(5, 5), dim=28)),
+        Case("one row", lambda g: dict(grid=(1, 6), dim=16)),
+        Case("one column", lambda g: dict(grid=(6, 1), dim=16)),
+        Case("one patch", lambda g: dict(grid=(1, 1), dim=8)),
+        Case("a single frequency", lambda g: dict(grid=(2, 3), dim=4)),
+        Case("as many columns of the grid as of the table", lambda g: dict(grid=(3, 8), dim=8)),
+        Case("a wide grid", lambda g: dict(grid=(2, 41), dim=36)),
+        Case("6 is no multiple of 4", lambda g: dict(grid=(2, 3), dim=6)),
+        Case("9 is no multiple of 4", lambda g: dict(grid=(2, 3), dim=9)),
+        Case("2 is no multiple of 4", lambda g: dict(grid=(2, 3), dim=2)),
+        Case("nothing", lambda g: dict(grid=(2, 3), dim=0)),
+        Case("less than nothing", lambda g: dict(grid=(2, 3), dim=-4)),
+    ],
+    properties=[
+        Property(
+            "The numbers are right, but the table would be trained: it is an `nn.Parameter` or asks for gradients. "
+            "DiT's positions are frozen; return a plain tensor.",
+            _is_a_constant,
+        )
+    ],
+    mistakes=[
+        _table(
+            f"torch.cat([{_ROW}, {_COLUMN}], dim=-1)",
+            "Row before column. It looks natural, and trains as well, but in the published weights the first half of "
+            "the numbers encodes the *column*. (There the variable is called `emb_h`, which has misled many.)",
+        ),
+        _table(
+            f'rearrange({_TABLE}, "(h w) d -> (w h) d", h=grid[0])',
+            "Each vector is right, but the patches are numbered down the columns. Number them like words on a page: "
+            "the column changes fastest.",
+        ),
+        _table(
+            f'rearrange(torch.cat([{_ROW}, {_COLUMN}], dim=-1), "(h w) d -> (w h) d", h=grid[0])',
+            "Rows and columns changed places everywhere: in the order of the patches and in the two halves. Is your "
+            "grid (w, h)? It is (h, w).",
+        ),
+        _table(
+            "sincos(columns.flatten(), dim) + sincos(rows.flatten(), dim)",
+            "You add the two encodings, both at full width. They stand side by side, dim / 2 numbers each.",
+        ),
+        _table(
+            "sincos(torch.arange(grid[0] * grid[1]).float(), dim)",
+            "You number the patches 0 ... n - 1 and encode that number, as for a sentence. Neighbours above each "
+            "other are then far apart. Encode column and row, each by itself.",
+        ),
+        _table(
+            f"torch.stack([{_COLUMN}, {_ROW}], dim=-1).flatten(1)",
+            "Column and row alternate number by number. They form two blocks: first all of the column's, then the "
+            "row's.",
+        ),
+        _table(
+            f"torch.cat([p.roll(dim // 4, dims=1) for p in ({_COLUMN}, {_ROW})], dim=-1)",
+            "Within each half cosines come before sines. For positions it is sine first, and for time cosine first: "
+            "two conventions in one paper.",
+        ),
+        _table(
+            "torch.cat([f(p.flatten()[:, None] * 10000.0 ** (-torch.arange(dim // 4) / (dim // 4))) for f in "
+            "(torch.sin, torch.cos) for p in (columns, rows)], dim=-1)",
+            "The order is sin(column), sin(row), cos(column), cos(row) with you. Sine and cosine of the same number "
+            "belong together: column first, both; then row, both.",
+        ),
+        _table(
+            "torch.cat([torch.stack([p[:, : dim // 4], p[:, dim // 4 :]], dim=-1).flatten(1) for p in "
+            f"({_COLUMN}, {_ROW})], dim=-1)",
+            "Within each half sine and cosine alternate, as in lesson 02. Here all sines come first, then all cosines.",
+        ),
+        _table(
+            "torch.cat([sincos(columns.flatten(), dim)[:, : dim // 2], sincos(rows.flatten(), dim)[:, : dim // 2]], "
+            "dim=-1)",
+            "You encode at full width and keep the first half: those are sines alone, and too many frequencies. "
+            "Encode with dim / 2 numbers.",
+        ),
+        _table(
+            "torch.cat([g(p.flatten()[:, None] * 10000.0 ** (-torch.arange(dim // 4) / max(dim // 4 - 1, 1))) for p in "
+            "(columns, rows) for g in (torch.sin, torch.cos)], dim=-1)",
+            "The exponents run up to exactly 1: divide i by dim / 4, not by dim / 4 - 1.",
+        ),
+        _table(
+            "torch.cat([g(p.flatten()[:, None] * 10000.0 ** (-torch.arange(dim // 4) / (dim // 2))) for p in "
+            "(columns, rows) for g in (torch.sin, torch.cos)], dim=-1)",
+            "You divide i by dim / 2. Each axis has dim / 4 frequencies, and the exponent is i over *that* number.",
+        ),
+        _table(
+            "torch.cat([g(p.flatten()[:, None] * 10000.0 ** (-torch.arange(dim // 4) / dim)) for p in "
+            "(columns, rows) for g in (torch.sin, torch.cos)], dim=-1)",
+            "You divide i by dim. Each axis has dim / 4 frequencies, and the exponent is i over *that* number.",
+        ),
+        _table(
+            "torch.cat([g(p.flatten()[:, None] * 10000.0 ** (torch.arange(dim // 4) / (dim // 4))) for p in "
+            "(columns, rows) for g in (torch.sin, torch.cos)], dim=-1)",
+            "The exponent has the wrong sign: your frequencies grow up to 10000.",
+        ),
+        _table(
+            f"torch.cat([{_COLUMN}, {_COLUMN}], dim=-1)",
+            "Both halves encode the column. Patches above each other cannot be told apart.",
+        ),
+        _table(
+            f"torch.cat([{_ROW}, {_ROW}], dim=-1)",
+            "Both halves encode the row. Patches side by side cannot be told apart.",
+        ),
+        _table(
+            f"{_TABLE}[None]",
+            "There is an axis of one in front, for the batch. Return (h w, dim): it broadcasts by itself.",
+        ),
+        _table(
+            f"{_TABLE}.view(*grid, dim)",
+            "The grid is still a grid, (h, w, dim). A Transformer reads a sequence: join the two axes.",
+        ),
+        _table(
+            f"{_TABLE}.double()",
+            "The table is float64, as numpy makes it. Convert it to float32.",
+        ),
+        _table(
+            f"nn.Parameter({_TABLE})",
+            "The table is an `nn.Parameter`, so an optimizer would move it. DiT's positions are frozen: return a plain "
+            "tensor.",
+        ),
+        Mistake(
+            "You count rows and columns from 1. They begin with 0.",
+            old="torch.arange(length, dtype",
+            new="torch.arange(1, length + 1, dtype",
+        ),
+        Mistake(
+            "Positions are scaled to run from 0 to 1. They are whole numbers: the frequencies are made for these.",
+            old="torch.arange(length, dtype=torch.float32)",
+            new="torch.linspace(0, 1, length)",
+        ),
+        Mistake(
+            "Positions are scaled to run from -1 to 1. They are whole numbers from 0: the frequencies are made for "
+            "these.",
+            old="torch.arange(length, dtype=torch.float32)",
+            new="torch.linspace(-1, 1, length)",
+        ),
+        Mistake(
+            "Positions are centred: they are negative left and above. They begin with 0.",
+            old="torch.arange(length, dtype=torch.float32)",
+            new="torch.arange(length, dtype=torch.float32) - (length - 1) / 2",
+        ),
+        Mistake(
+            "You take the grid for a square, with as many columns as rows. It has grid[0] rows and grid[1] columns.",
+            old="for length in grid)",
+            new="for length in (grid[0], grid[0]))",
+        ),
+        Mistake(
+            "You take the grid for a square, with as many rows as columns. It has grid[0] rows and grid[1] columns.",
+            old="for length in grid)",
+            new="for length in (grid[1], grid[1]))",
+        ),
+        Mistake(
+            "Right but for the refusal: an even dim is not enough. Two axes with a sine and a cosine each need a "
+            "multiple of 4, at least 4; all else gets a ValueError.",
+            code="""
+            def sincos_2d(grid, dim):
+                if dim < 2 or dim % 2:
+                    raise ValueError("dim")
+                rows, columns = torch.meshgrid(*(torch.arange(float(n)) for n in grid), indexing="ij")
+                quarter = max(dim // 4, 1)
+                f = 10000.0 ** (-torch.arange(quarter) / quarter)
+                parts = [g(p.reshape(-1, 1) * f) for p in (columns, rows) for g in (torch.sin, torch.cos)]
+                return torch.cat(parts, dim=1)
+            """,
+        ),
+        Mistake(
+            "Right but for one refusal: dim = 0 is a multiple of 4, yet there would be no table.",
+            code="""
+            def sincos_2d(grid, dim):
+                if dim % 4 or dim < 0:
+                    raise ValueError("dim")
+                rows, columns = torch.meshgrid(*(torch.arange(float(n)) for n in grid), indexing="ij")
+                f = 10000.0 ** (-torch.arange(dim // 4) / max(dim // 4, 1))
+                parts = [g(p.reshape(-1, 1) * f) for p in (columns, rows) for g in (torch.sin, torch.cos)]
+                return torch.cat(parts, dim=1)
+            """,
+        ),
+        Mistake(
+            "You refuse dim = 4, which is allowed: one frequency for each axis.",
+            old="dim < 4 or",
+            new="dim <= 4 or",
+        ),
+        Mistake(
+            "You demand a multiple of 8. A multiple of 4 is enough.",
+            old="dim % 4:",
+            new="dim % 8:",
+        ),
+        Mistake(
+            "Right but for the refusals: `assert` raises AssertionError, and is skipped under `python -O`. Use `raise "
+            "ValueError(...)`.",
+            code="""
+            def sincos_2d(grid, dim):
+                assert dim >= 4 and dim % 4 == 0
+                rows, columns = torch.meshgrid(*(torch.arange(float(n)) for n in grid), indexing="ij")
+                return torch.cat([sincos(columns.flatten(), dim // 2), sincos(rows.flatten(), dim // 2)], dim=-1)
+            """,
+        ),
+        Mistake(
+            "Oblong grids are refused. They may have any number of rows and columns.",
+            old="dim < 4 or dim % 4",
+            new="dim < 4 or dim % 4 or grid[0] != grid[1]",
+        ),
+    ],
+    variants=[
+        Variant(
+            "loops",
+            """
+            def sincos_2d(grid, dim):
+                if dim % 4 != 0 or dim <= 0:
+                    raise ValueError("a multiple of 4, please")
+                h, w = grid
+                q, rows = dim // 4, []
+                for r in range(h):
+                    for c in range(w):
+                        row = []
+                        for p in (c, r):
+                            row += [math.sin(p / 10000 ** (i / q)) for i in range(q)]
+                            row += [math.cos(p / 10000 ** (i / q)) for i in range(q)]
+                        rows.append(row)
+                return torch.tensor(rows)
+            """,
+        ),
+        Variant(
+            "numpy, as in the paper's code",
+            """
+            def sincos_2d(grid, dim):
+                if dim % 4 or dim < 1:
+                    raise ValueError(dim)
+                omega = 1 / 10000 ** (np.arange(dim // 4) / (dim / 4))
+                xy = np.meshgrid(np.arange(grid[1]), np.arange(grid[0]))
+                parts = []
+                for axis in xy:
+                    out = np.outer(axis.reshape(-1), omega)
+                    parts += [np.sin(out), np.cos(out)]
+                return torch.from_numpy(np.concatenate(parts, axis=1)).float()
+            """,
+        ),
+        Variant(
+            "one table for each axis, then broadcast",
+            """
+            def sincos_2d(grid, dim):
+                if dim < 4 or dim % 4 > 0:
+                    raise ValueError
+                h, w = grid
+                down, across = sincos(torch.arange(h).float(), dim // 2), sincos(torch.arange(w).float(), dim // 2)
+                table = torch.empty(h, w, dim)
+                table[:, :, : dim // 2] = across[None]
+                table[:, :, dim // 2 :] = down[:, None]
+                return table.reshape(h * w, dim)
+            """,
+        ),
+        Variant(
+            "divmod",
+            """
+            def sincos_2d(grid, dim):
+                if dim % 4 or not dim > 0:
+                    raise ValueError("dim")
+                n = torch.arange(grid[0] * grid[1])
+                place = torch.stack([n % grid[1], n // grid[1]], dim=1).double()
+                angle = place[:, :, None] / 10000 ** (torch.arange(dim // 4) / (dim // 4))
+                return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1).float()
+            """,
+        ),
+    ],
+    hints=[
+        Hint(
+            "I do not know where to begin",
+            'Row and column of each patch first: `torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")` '
+            "gives two (h, w) tables, the rows and the columns. `.flatten()` puts both in the order of the patches.",
+        ),
+        Hint(
+            "my halves are exchanged",
+            "The *column* comes first. Test with a grid of one row: then only the first half of the numbers changes "
+            "from patch to patch.",
+        ),
+        Hint(
+            "which refusals?",
+            "One `if` before all else: `dim < 4 or dim % 4`. (`sincos` itself only knows that its own number must be "
+            "even.)",
+        ),
+        Hint(
+            "show me nearly everything",
+            "torch.cat([sincos(columns.flatten(), dim // 2), sincos(rows.flatten(), dim // 2)], dim=-1), with rows and "
+            "columns as float tensors from meshgrid.",
+        ),
+    ],
+)
+
+
+# --------------------------------------------------------------------------------------------------------- the block
+
+_BLOCK_BODY = """\
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=-1)
+        x = x + gate1.unsqueeze(1) * self.attention(modulate(self.norm1(x), shift1, scale1))
+        return x + gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+"""
+_SIX = "shift1, scale1, gate1, shift2, scale2, gate2 ="
+_FIRST = "x + gate1.unsqueeze(1) * self.attention(modulate(self.norm1(x), shift1, scale1))"
+_LAST = "x + gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))"
+
+
+def _block(body: str) -> str:
+    """The block with another body of its ``forward``, and its docstring left out."""
+    source = inspect.getsource(DiTBlock)
+    assert source.count(_BLOCK_BODY) == 1, "the body of DiTBlock.forward has changed: adapt the exercise"
+    return source.replace(_BLOCK_BODY, textwrap.indent(textwrap.dedent(body).strip("\n"), 8 * " ") + "\n")
+
+
+def _wrong_block(sentence: str, body: str) -> Mistake:
+    return Mistake(sentence, code=_block(body))
+
+
+def _reads(first: str, second: str, sentence: str, lines: str = "") -> Mistake:
+    """Both parts read something else."""
+    return _wrong_block(
+        sentence,
+        f"""
+        {_SIX} self.modulation(condition).unsqueeze(1).chunk(6, dim=-1){lines}
+        x = x + gate1 * {first}
+        return x + gate2 * {second}
+        """,
+    )
+
+
+_BLOCK = dict(d=12, heads=3, d_ff=19)
+
+
+def _tokens(g: torch.Generator, b: int = 2, n: int = 5) -> dict:
+    return dict(x=randn(g, b, n, 12), condition=randn(g, b, 12))
+
+
+class _Doubles(nn.Module):
+    """In the place of attention: to see that a block uses what it was given."""
+
+    def __init__(self, d: int, heads: int):
+        super().__init__()
+        self.mix = nn.Linear(d, d)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * self.mix(x).cumsum(dim=1)
+
+
+def _rests_with_closed_gates(cls) -> bool:
+    torch.manual_seed(0)
+    block, x, condition = cls(d=12, heads=3, d_ff=19), torch.randn(2, 5, 12), torch.randn(2, 12)
+    with torch.no_grad():
+        block.modulation[1].weight.zero_()
+        block.modulation[1].bias.zero_()
+        return torch.equal(block(x=x, condition=condition), x)
+
+
+DIT_BLOCK = Exercise(
+    target=DiTBlock,
+    minutes=20,
+    given=("__init__",),
+    cases=[
+        Case("2 samples of 5 tokens", _tokens, init=_BLOCK),
+        Case("as many samples as tokens", lambda g: _tokens(g, 3, 3), init=_BLOCK),
+        Case("six samples of six tokens", lambda g: _tokens(g, 6, 6), init=_BLOCK),
+        Case("one token", lambda g: _tokens(g, 3, 1), init=_BLOCK),
+        Case(
+            "tokens far from zero", lambda g: dict(x=3 + 5 * randn(g, 2, 7, 12), condition=randn(g, 2, 12)), init=_BLOCK
+        ),
+        Case("a strong condition", lambda g: dict(x=randn(g, 2, 5, 12), condition=4 * randn(g, 2, 12)), init=_BLOCK),
+        Case("no bias in the MLP", _tokens, init=_BLOCK | dict(bias=False)),
+        Case("another attention", _tokens, init=_BLOCK | dict(attention=_Doubles)),
+        Case("attention of lesson 02", _tokens, init=_BLOCK | dict(attention=MultiHeadAttention)),
+    ],
+    properties=[
+        Property(
+            "With all modulation at zero, gates included, the block must return its input exactly.",
+            _rests_with_closed_gates,
+        )
+    ],
+    mistakes=[
+        _reads(
+            "self.attention(self.norm1(x) * scale1 + shift1)",
+            "self.mlp(self.norm2(x) * scale2 + shift2)",
+            "The 1 + is missing: you multiply by scale, not by 1 + scale. At birth scale, shift and gate are all 0, so "
+            "each part reads zeros and says zeros, and *nothing* can start learning. No test of the identity sees it.",
+        ),
+        Mistake(
+            "Scale comes before shift with you. A network that is trained from scratch would not mind; published "
+            "weights do. The order is shift, scale, gate.",
+            old=_SIX,
+            new="scale1, shift1, gate1, scale2, shift2, gate2 =",
+        ),
+        Mistake(
+            "The gate comes first in your six. The order is shift, scale, gate.",
+            old=_SIX,
+            new="gate1, shift1, scale1, gate2, shift2, scale2 =",
+        ),
+        Mistake(
+            "The gate stands before the shift in your six. The order is shift, scale, gate.",
+            old=_SIX,
+            new="scale1, gate1, shift1, scale2, gate2, shift2 =",
+        ),
+        Mistake(
+            "Your six are sorted by kind: both shifts, both scales, both gates. They are sorted by part: shift, scale "
+            "and gate of the attention, then of the MLP.",
+            old=_SIX,
+            new="shift1, shift2, scale1, scale2, gate1, gate2 =",
+        ),
+        Mistake(
+            "The MLP gets the first three and the attention the last three. Attention comes first.",
+            old=_SIX,
+            new="shift2, scale2, gate2, shift1, scale1, gate1 =",
+        ),
+        _wrong_block(
+            "Attention and MLP share the first three vectors. The MLP has its own: the last three.",
+            """
+            shift, scale, gate, *_ = self.modulation(condition).chunk(6, dim=-1)
+            x = x + gate.unsqueeze(1) * self.attention(modulate(self.norm1(x), shift, scale))
+            return x + gate.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift, scale))
+            """,
+        ),
+        Mistake(
+            "You take every sixth number (a reshape to (d, 6)). The six vectors lie one behind the other: `chunk(6, "
+            "dim=-1)`, or a reshape to (6, d).",
+            old="self.modulation(condition).chunk(6, dim=-1)",
+            new="self.modulation(condition).unflatten(-1, (-1, 6)).unbind(-1)",
+        ),
+        _wrong_block(
+            "The gate covers the tokens too: gate (x + f(x)). It may only touch what the part says, or closed gates "
+            "erase the picture.",
+            f"""
+            {_SIX} self.modulation(condition).chunk(6, dim=-1)
+            x = gate1.unsqueeze(1) * (x + self.attention(modulate(self.norm1(x), shift1, scale1)))
+            return gate2.unsqueeze(1) * (x + self.mlp(modulate(self.norm2(x), shift2, scale2)))
+            """,
+        ),
+        _reads(
+            "modulate(self.attention(self.norm1(x)), shift1.squeeze(1), scale1.squeeze(1))",
+            "modulate(self.mlp(self.norm2(x)), shift2.squeeze(1), scale2.squeeze(1))",
+            "You shift and scale what each part *says*. Shift and scale belong to what it *reads*, behind the norm; "
+            "only the gate stands behind the part.",
+        ),
+        _reads(
+            "self.attention(self.norm1(modulate(x, shift1.squeeze(1), scale1.squeeze(1))))",
+            "self.mlp(self.norm2(modulate(x, shift2.squeeze(1), scale2.squeeze(1))))",
+            "You shift and scale before the norm, which then takes much of it out again. First the norm, then 1 + "
+            "scale and shift.",
+        ),
+        _reads(
+            "self.attention(modulate(x, shift1.squeeze(1), scale1.squeeze(1)))",
+            "self.mlp(modulate(x, shift2.squeeze(1), scale2.squeeze(1)))",
+            "The norms are missing: each part reads the normalised tokens, `norm1(x)` or `norm2(x)`.",
+        ),
+        _reads(
+            "self.attention((self.norm1(x) + shift1) * (1 + scale1))",
+            "self.mlp((self.norm2(x) + shift2) * (1 + scale2))",
+            "The shift is scaled along with the rest. First multiply by 1 + scale, then add the shift.",
+        ),
+        _reads(
+            "self.attention(gate1 * modulate(self.norm1(x), shift1.squeeze(1), scale1.squeeze(1)))",
+            "self.mlp(gate2 * modulate(self.norm2(x), shift2.squeeze(1), scale2.squeeze(1)))",
+            "The gate stands before the part and again behind it. It belongs behind it only.",
+        ),
+        _wrong_block(
+            "The gate stands before the part, on what it reads. It belongs behind it, on what it says: biases would "
+            "slip past a closed gate.",
+            f"""
+            {_SIX} self.modulation(condition).chunk(6, dim=-1)
+            x = x + self.attention(gate1.unsqueeze(1) * modulate(self.norm1(x), shift1, scale1))
+            return x + self.mlp(gate2.unsqueeze(1) * modulate(self.norm2(x), shift2, scale2))
+            """,
+        ),
+        Mistake(
+            "The attention's gate is missing.",
+            old="gate1.unsqueeze(1) * ",
+            new="",
+        ),
+        Mistake(
+            "The MLP's gate is missing.",
+            old="gate2.unsqueeze(1) * ",
+            new="",
+        ),
+        _wrong_block(
+            "Both gates are missing: this is adaLN, without the Zero. What each part says is multiplied by its gate "
+            "before it is added.",
+            f"""
+            {_SIX} self.modulation(condition).chunk(6, dim=-1)
+            x = x + self.attention(modulate(self.norm1(x), shift1, scale1))
+            return x + self.mlp(modulate(self.norm2(x), shift2, scale2))
+            """,
+        ),
+        _wrong_block(
+            "You multiply by 1 + gate. Scale has a 1 +, the gate has none: it must be able to close.",
+            f"""
+            {_SIX} self.modulation(condition).chunk(6, dim=-1)
+            x = x + (1 + gate1).unsqueeze(1) * self.attention(modulate(self.norm1(x), shift1, scale1))
+            return x + (1 + gate2).unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+            """,
+        ),
+        _wrong_block(
+            "The gates go through a sigmoid, as in an LSTM. Here they are used as they are: a sigmoid of 0 would be "
+            "half open.",
+            f"""
+            {_SIX} self.modulation(condition).chunk(6, dim=-1)
+            x = x + gate1.sigmoid().unsqueeze(1) * self.attention(modulate(self.norm1(x), shift1, scale1))
+            return x + gate2.sigmoid().unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+            """,
+        ),
+        _wrong_block(
+            "The gates go through a tanh. Here they are used as they are.",
+            f"""
+            {_SIX} self.modulation(condition).chunk(6, dim=-1)
+            x = x + gate1.tanh().unsqueeze(1) * self.attention(modulate(self.norm1(x), shift1, scale1))
+            return x + gate2.tanh().unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+            """,
+        ),
+        _wrong_block(
+            "The MLP reads the tokens as they came in, side by side with the attention. It comes after it, and reads "
+            "the tokens with the attention added.",
+            f"""
+            {_SIX} self.modulation(condition).chunk(6, dim=-1)
+            a = gate1.unsqueeze(1) * self.attention(modulate(self.norm1(x), shift1, scale1))
+            return x + a + gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+            """,
+        ),
+        _wrong_block(
+            "What the attention said is lost: at the end you add the MLP's part to the tokens as they came in.",
+            f"""
+            {_SIX} self.modulation(condition).chunk(6, dim=-1)
+            y = {_FIRST}
+            return x + gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(y), shift2, scale2))
+            """,
+        ),
+        _wrong_block(
+            "You add to the *modulated* tokens. The stream itself is neither normalised nor modulated; only the copy "
+            "that each part reads is.",
+            f"""
+            {_SIX} self.modulation(condition).chunk(6, dim=-1)
+            x = modulate(self.norm1(x), shift1, scale1)
+            x = x + gate1.unsqueeze(1) * self.attention(x)
+            x = modulate(self.norm2(x), shift2, scale2)
+            return x + gate2.unsqueeze(1) * self.mlp(x)
+            """,
+        ),
+        _wrong_block(
+            "You add to the *normalised* tokens. The stream itself is never normalised.",
+            f"""
+            {_SIX} self.modulation(condition).chunk(6, dim=-1)
+            x = self.norm1(x)
+            x = x + gate1.unsqueeze(1) * self.attention(modulate(x, shift1, scale1))
+            x = self.norm2(x)
+            return x + gate2.unsqueeze(1) * self.mlp(modulate(x, shift2, scale2))
+            """,
+        ),
+        _wrong_block(
+            "The tokens themselves are lost: what comes back is only what the parts say. Add it to x.",
+            f"""
+            {_SIX} self.modulation(condition).chunk(6, dim=-1)
+            x = gate1.unsqueeze(1) * self.attention(modulate(self.norm1(x), shift1, scale1))
+            return gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+            """,
+        ),
+        Mistake(
+            "The MLP's part is not added to the tokens but takes their place. `x + ...` is missing.",
+            old="return x + gate2",
+            new="return gate2",
+        ),
+        _wrong_block(
+            "The norm stands outside the sum (post-norm, lesson 02). Here each part reads a normalised copy.",
+            f"""
+            {_SIX} self.modulation(condition).chunk(6, dim=-1)
+            x = self.norm1(x + gate1.unsqueeze(1) * self.attention(modulate(x, shift1, scale1)))
+            return self.norm2(x + gate2.unsqueeze(1) * self.mlp(modulate(x, shift2, scale2)))
+            """,
+        ),
+        Mistake(
+            "The SiLU is skipped: you use only the linear layer of `modulation`. Call the whole of it.",
+            old="self.modulation(condition)",
+            new="self.modulation[1](condition)",
+        ),
+        Mistake(
+            "A second SiLU: `modulation` begins with one already.",
+            old="self.modulation(condition)",
+            new="self.modulation(nn.functional.silu(condition))",
+        ),
+        Mistake(
+            "The condition is added to the tokens as well. It works through `modulation` only.",
+            old="        x = x + gate1",
+            new="        x = x + condition.unsqueeze(1)\n        x = x + gate1",
+        ),
+        Mistake(
+            "All samples get the condition of the first one. Each has its own.",
+            old="self.modulation(condition)",
+            new="self.modulation(condition[:1])",
+        ),
+        Mistake(
+            "The conditions of the batch are averaged. Each sample has its own.",
+            old="self.modulation(condition)",
+            new="self.modulation(condition.mean(0, keepdim=True))",
+        ),
+        _reads(
+            "self.attention(modulate(self.norm1(x), shift1.squeeze(1), scale1.squeeze(1)))",
+            "self.mlp(modulate(self.norm2(x), shift2.squeeze(1), scale2.squeeze(1)))",
+            "The vectors have shape (b, d) and the tokens (b, n, d): without an axis for the tokens they are spread "
+            "over the wrong one. `gate.unsqueeze(1)` makes (b, 1, d).",
+            "\n        gate1, gate2 = gate1.squeeze(1), gate2.squeeze(1)",
+        ),
+        _wrong_block(
+            "The vectors have shape (b, d) and the tokens (b, n, d): without an axis for the tokens they are spread "
+            "over the wrong one. `.unsqueeze(1)` makes (b, 1, d).",
+            f"""
+            {_SIX} self.modulation(condition).chunk(6, dim=-1)
+            x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1)
+            return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+            """,
+        ),
+        _wrong_block(
+            "The values are right, but x is overwritten: `+=` writes into the caller's tokens. Write `x = x + ...`.",
+            f"""
+            {_SIX} self.modulation(condition).chunk(6, dim=-1)
+            x += gate1.unsqueeze(1) * self.attention(modulate(self.norm1(x), shift1, scale1))
+            x += gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+            return x
+            """,
+        ),
+        Mistake(
+            "The values are right, but no gradient reaches the condition: time and label would never learn.",
+            old="self.modulation(condition)",
+            new="self.modulation(condition.detach())",
+        ),
+        Mistake(
+            "The values are right, but no gradient reaches the tokens through the attention.",
+            old="self.attention(modulate(self.norm1(x), shift1, scale1))",
+            new="self.attention(modulate(self.norm1(x), shift1, scale1)).detach()",
+        ),
+        Mistake(
+            "The MLP is skipped: what comes back is the stream after the attention.",
+            old=f"return {_LAST}",
+            new="return x",
+        ),
+        _wrong_block(
+            "MLP before attention: the attention comes first.",
+            f"""
+            {_SIX} self.modulation(condition).chunk(6, dim=-1)
+            x = x + gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
+            return {_FIRST}
+            """,
+        ),
+        Mistake(
+            "The attention's gate works on the MLP too; its own gate is the last of the six.",
+            old="gate2.unsqueeze(1)",
+            new="gate1.unsqueeze(1)",
+        ),
+        Mistake(
+            "The MLP reads with the attention's shift and scale; its own are the fourth and fifth of the six.",
+            old="modulate(self.norm2(x), shift2, scale2)",
+            new="modulate(self.norm2(x), shift1, scale1)",
+        ),
+    ],
+    variants=[
+        Variant(
+            "an axis for the tokens, once",
+            _block(
+                """
+                m = self.modulation(condition)[:, None].chunk(6, dim=2)
+                a = self.norm1(x) * (m[1] + 1) + m[0]
+                x = x + m[2] * self.attention(a)
+                b = self.norm2(x) * (m[4] + 1) + m[3]
+                return x + m[5] * self.mlp(b)
+                """
+            ),
+        ),
+        Variant(
+            "addcmul",
+            _block(
+                """
+                v = self.modulation(condition).view(len(x), 6, 1, -1)
+                h = torch.addcmul(v[:, 0], self.norm1(x), 1 + v[:, 1])
+                x = torch.addcmul(x, self.attention(h), v[:, 2])
+                h = torch.addcmul(v[:, 3], self.norm2(x), 1 + v[:, 4])
+                return torch.addcmul(x, self.mlp(h), v[:, 5])
+                """
+            ),
+        ),
+        Variant(
+            "sample by sample",
+            _block(
+                """
+                out = []
+                for tokens, c in zip(x, condition):
+                    six = torch.split(self.modulation(c), x.shape[-1])
+                    for part, norm, (shift, scale, gate) in (
+                        (self.attention, self.norm1, six[:3]),
+                        (self.mlp, self.norm2, six[3:]),
+                    ):
+                        tokens = tokens + gate * part((norm(tokens) + scale * norm(tokens) + shift)[None])[0]
+                    out.append(tokens)
+                return torch.stack(out)
+                """
+            ),
+        ),
+        Variant(
+            "norms and linear layers by hand",
+            _block(
+                """
+                weight, bias = self.modulation[1].weight, self.modulation[1].bias
+                six = F.linear(F.silu(condition), weight, bias)
+                six = rearrange(six, "b (k d) -> k b 1 d", k=6)
+
+                def norm(y):
+                    return F.layer_norm(y, y.shape[-1:], eps=1e-6)
+
+                x = x + self.attention(norm(x) * (1 + six[1]) + six[0]) * six[2]
+                y = F.gelu(self.mlp[0](norm(x) * (1 + six[4]) + six[3]), approximate="tanh")
+                return x + self.mlp[2](y) * six[5]
+                """
+            ),
+        ),
+    ],
+    hints=[
+        Hint(
+            "I do not know where to begin",
+            "`self.modulation(condition)` has shape (b, 6 d). `.chunk(6, dim=-1)` makes six vectors (b, d) of it. "
+            "`.unsqueeze(1)` gives each an axis for the tokens: (b, 1, d).",
+        ),
+        Hint(
+            "my shapes fit only when b = n",
+            "(b, d) times (b, n, d) is lined up from the right: b meets n. Make it (b, 1, d) first.",
+        ),
+        Hint(
+            "what is modulate?",
+            "`course_lib.nn.modulation.modulate(x, shift, scale)` is x (1 + scale) + shift, with an axis for the "
+            "tokens put in. You may use it or write it.",
+        ),
+        Hint(
+            "show me nearly everything",
+            "Twice the same line: x = x + gate * part(norm(x) * (1 + scale) + shift), first with `attention` and "
+            "`norm1` and the first three vectors, then with `mlp`, `norm2` and the last three.",
+        ),
+    ],
+)
+
+
+# ------------------------------------------------------------------------------------------------------------- birth
+
+
+class _Normed(MultiHeadAttention):
+    """An attention with a norm that has weights, and a linear layer deep inside."""
+
+    def __init__(self, d: int, heads: int):
+        super().__init__(d, heads, bias=True)
+        self.q_norm = nn.LayerNorm(d // heads)
+        self.extra = nn.Sequential(nn.Sequential(nn.Linear(d, d)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.extra(x)
+
+
+def _model(depth: int, bias: bool, attention=None, seed: int = 3) -> DiT:
+    """A DiT whose every number is somewhere it should not stay."""
+    torch.manual_seed(seed)
+    options = dict(attention=attention) if attention else {}
+    config = DiTConfig(size=(6, 4), channels=3, classes=10, patch=2, d=48, depth=depth, heads=4)
+    block = lambda d, heads, d_ff: DiTBlock(d, heads, d_ff, bias=bias, **options)  # noqa: E731
+    model = DiT(config, block, initialise=lambda model: None)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(0.7, 0.3)
+    return model
+
+
+def _looks(weight: Tensor, before: Tensor) -> str:
+    """How a tensor was set, in words that do not depend on what was drawn."""
+    w = weight.detach().double()
+    if torch.equal(weight, before):
+        return "as it was"
+    if not w.any():
+        return "zero"
+    if bool((w == w.flatten()[0]).all()):
+        return f"{w.flatten()[0].item():g} everywhere"
+    if w.ndim < 2 or not w.any(dim=1).all():
+        return "partly zero" if not w.all() else "drawn at random"
+    mean, std, largest = w.mean().item(), w.std().item(), w.abs().max().item()
+    tails = ((w - mean) ** 4).mean().item() / std**4  # 1.8 for a uniform, 3 for a normal distribution
+    out, into = w.shape
+    if abs(mean) < 0.15 * std and tails < 2.1:
+        for name, limit in {
+            "Xavier uniform": (6 / (into + out)) ** 0.5,
+            "PyTorch's default": into**-0.5,
+            "Kaiming uniform": (6 / into) ** 0.5,
+        }.items():
+            if 0.95 * limit < largest <= 1.0001 * limit:
+                return name
+        return "uniform, but not Xavier"
+    if abs(mean) < 0.15 * std and tails > 2.5:
+        for name, expected in {"0.02": 0.02, "1": 1.0, "as Xavier's": (2 / (into + out)) ** 0.5}.items():
+            if abs(std / expected - 1) < 0.12:
+                return f"normal, std {name}"
+        return "normal, with another std"
+    return "something else"
+
+
+_GROUPS = {
+    "embed.weight": "embed.weight",
+    "time.0.weight": "time[0].weight",
+    "time.2.weight": "time[2].weight",
+    "label.table.weight": "label.table.weight",
+    "modulation.1.weight": "modulation[1].weight of the model",
+    "out.weight": "out.weight",
+}
+
+
+def _group(name: str, parameter: Tensor) -> str:
+    if name in _GROUPS:
+        return _GROUPS[name]
+    if "norm" in name:
+        return "weights of norms"
+    if name.endswith("bias"):
+        kind = "of the modulation and of out" if "modulation" in name or name.startswith("out") else "elsewhere"
+        return f"biases {kind}"
+    if "modulation" in name:
+        return "modulation[1].weight of the blocks"
+    return "weights of attention and mlp"
+
+
+def _wake_up(model: DiT) -> str:
+    """How many tensors get a gradient in the first three steps of training.
+
+    The biases of keys are left out: softmax does not see them, so their gradient is rounding noise.
+    """
+    counted = [p for name, p in model.named_parameters() if not name.endswith("to_k.bias")]
+    g = torch.Generator().manual_seed(0)
+    x, t, y = torch.randn(5, 3, 6, 4, generator=g), torch.rand(5, generator=g), torch.arange(5)
+    counts = []
+    with torch.enable_grad():
+        for _ in range(3):
+            model.zero_grad()
+            loss = (model(x, t, y) - x).square().mean()
+            if loss.requires_grad:
+                loss.backward()
+            learns = [p for p in counted if p.grad is not None and bool(p.grad.any())]
+            counts.append(len(learns))
+            with torch.no_grad():
+                for p in learns:
+                    p.sub_(0.5 * p.grad)
+    return f"{counts[0]}, {counts[1]}, {counts[2]} of {len(counted)}"
+
+
+def _born(depth: int, bias: bool = True, attention=None):
+    """The protocol: initialise a model in disorder, and tell what became of it."""
+
+    def protocol(f) -> dict[str, str]:
+        model = _model(depth, bias, attention).eval()
+        own = dict(model.named_parameters())
+        before = {name: p.detach().clone() for name, p in own.items()}
+        positions = model.positions.clone()
+        returned = f(model=model)
+        now = dict(model.named_parameters())
+        report: dict[str, str] = {}
+        if any(n not in now or now[n].shape != before[n].shape for n in before) or len(now) != len(before):
+            return {"the parameters": "other names or shapes than before"}
+        found: dict[str, set[str]] = {}
+        for name, p in now.items():
+            found.setdefault(_group(name, p), set()).add(_looks(p, before[name]))
+        report |= {group: " or ".join(sorted(kinds)) for group, kinds in sorted(found.items())}
+        report["positions"] = "as they were" if torch.equal(positions, model.positions) else "changed"
+        report["parameters are the same objects"] = _yes(all(now[n] is own[n] for n in own))
+        frozen = [n for n, p in now.items() if not p.requires_grad]
+        report["frozen parameters"] = f"{len(frozen)}"
+        g = torch.Generator().manual_seed(0)
+        x, t = torch.randn(2, 3, 6, 4, generator=g), torch.rand(2, generator=g)
+        with torch.no_grad():
+            tokens, condition = torch.randn(2, 6, 48, generator=g), torch.randn(2, 48, generator=g)
+            same = [torch.equal(block(tokens, condition), tokens) for block in model.blocks]
+            report["blocks that return their input"] = f"{sum(same)} of {len(same)}"
+            report["the first prediction is 0"] = _yes(not model(x, t, torch.tensor([3, 10])).any())
+            twin = _model(depth, bias, attention, seed=4).eval()
+            f(model=twin)
+        weights = [m.embed.weight.detach() for m in (model, twin)]
+        report["a second model gets other random weights"] = _yes(not torch.equal(*weights))
+        report["tensors with a gradient at steps 0, 1, 2"] = _wake_up(model)
+        report["returns"] = type(returned).__name__
+        return report
+
+    return protocol
+
+
+def _birth(label: str, depth: int, **options) -> Case:
+    return Case(label, lambda g: {}, call=_born(depth, **options))
+
+
+_GENERIC = """\
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+"""
+_SMALL = """\
+    for weight in (model.label.table.weight, model.time[0].weight, model.time[2].weight):
+        nn.init.normal_(weight, std=0.02)
+"""
+_ZERO = """\
+    for zero in (model.out, model.modulation[1], *(block.modulation[1] for block in model.blocks)):
+        nn.init.zeros_(zero.weight)
+        nn.init.zeros_(zero.bias)
+"""
+
+
+def _birth_code(*parts: str) -> str:
+    return "def initialise_dit(model):\n" + "".join(parts)
+
+
+def _bad_birth(sentence: str, *parts: str) -> Mistake:
+    return Mistake(sentence, code=_birth_code(*parts))
+
+
+INITIALISE_DIT = Exercise(
+    target=initialise_dit,
+    minutes=15,
+    gradients=False,
+    cases=[
+        _birth("two blocks", 2),
+        _birth("one block", 1),
+        _birth("three blocks, no bias in their MLPs", 3, bias=False),
+        _birth("an attention with a norm of its own and a linear layer deep inside", 2, attention=_Normed),
+    ],
+    mistakes=[
+        _bad_birth(
+            "The general rule runs last and overwrites your zeros: each block disturbs its input from the first step. "
+            "What must be zero comes last. (More than one published code has this bug.)",
+            _SMALL,
+            _ZERO,
+            _GENERIC,
+        ),
+        _bad_birth(
+            "The two layers of `model.time` end with Xavier's weights: they are not in your step 2, or the general "
+            "rule ran after it. Both are normal with standard deviation 0.02.",
+            _SMALL,
+            _GENERIC,
+            _ZERO,
+        ),
+        _bad_birth(
+            "`model.out` is not zero: the first prediction is noise of its own, and the first steps are spent on "
+            "unlearning it.",
+            _GENERIC,
+            _SMALL,
+            _ZERO.replace("model.out, ", ""),
+        ),
+        _bad_birth(
+            "The blocks' `modulation[1]` is not zero: their gates are open at birth, no block is the identity.",
+            _GENERIC,
+            _SMALL,
+            _ZERO.replace(", *(block.modulation[1] for block in model.blocks)", ""),
+        ),
+        _bad_birth(
+            "The last `model.modulation[1]` is not zero; only those of the blocks are.",
+            _GENERIC,
+            _SMALL,
+            _ZERO.replace("model.modulation[1], ", ""),
+        ),
+        _bad_birth(
+            "Only `model.out` is zero. The modulations, of the model and of each block, start at zero too.",
+            _GENERIC,
+            _SMALL,
+            "    nn.init.zeros_(model.out.weight)\n    nn.init.zeros_(model.out.bias)\n",
+        ),
+        _bad_birth(
+            "Only the first block's modulation is zero. All blocks start as the identity.",
+            _GENERIC,
+            _SMALL,
+            _ZERO.replace("in model.blocks)", "in model.blocks[:1])"),
+        ),
+        _bad_birth(
+            "Only the rows of the gates are zero. The block is the identity then, but the recipe zeroes all six: "
+            "shift, scale and gate.",
+            _GENERIC,
+            _SMALL,
+            """\
+    for block in model.blocks:
+        d = block.modulation[1].in_features
+        with torch.no_grad():
+            block.modulation[1].weight[2 * d : 3 * d] = 0
+            block.modulation[1].weight[5 * d :] = 0
+    for zero in (model.out, model.modulation[1]):
+        nn.init.zeros_(zero.weight)
+""",
+        ),
+        _bad_birth(
+            "You zero the last layer inside each part (the attention's `to_out`, the MLP's second layer), as others do "
+            "without gates. Here the gates do it, through `block.modulation[1]`.",
+            _GENERIC,
+            _SMALL,
+            """\
+    nn.init.zeros_(model.out.weight)
+    nn.init.zeros_(model.modulation[1].weight)
+    for block in model.blocks:
+        nn.init.zeros_(block.attention.to_out.weight)
+        nn.init.zeros_(block.mlp[2].weight)
+""",
+        ),
+        _bad_birth(
+            "Step 2 is missing: label and time. They start small, normal with standard deviation 0.02.",
+            _GENERIC,
+            _ZERO,
+        ),
+        _bad_birth(
+            "The label's table is left as it was; it starts normal with standard deviation 0.02.",
+            _GENERIC,
+            _SMALL.replace("model.label.table.weight, ", ""),
+            _ZERO,
+        ),
+        _bad_birth(
+            "`model.time[2]` keeps Xavier's weights; both layers of time start normal with standard deviation 0.02.",
+            _GENERIC,
+            _SMALL.replace(", model.time[2].weight", ""),
+            _ZERO,
+        ),
+        _bad_birth(
+            "`model.time[0]` keeps Xavier's weights; both layers of time start normal with standard deviation 0.02.",
+            _GENERIC,
+            _SMALL.replace("model.time[0].weight, ", ""),
+            _ZERO,
+        ),
+        _bad_birth(
+            "Label and time get a standard deviation of 1, the default of `nn.init.normal_`; its second argument is "
+            "the mean. Write std=0.02.",
+            _GENERIC,
+            _SMALL.replace(", std=0.02", ""),
+            _ZERO,
+        ),
+        _bad_birth(
+            "0.02 is the standard deviation, not the variance: yours is the square root of 0.02.",
+            _GENERIC,
+            _SMALL.replace("std=0.02", "std=0.02**0.5"),
+            _ZERO,
+        ),
+        _bad_birth(
+            "All linear layers get normal weights with 0.02, as in GPT and ViT. DiT's are Xavier uniform; 0.02 is for "
+            "label and time.",
+            _GENERIC.replace("nn.init.xavier_uniform_(module.weight)", "nn.init.normal_(module.weight, std=0.02)"),
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "This is Xavier *normal*. The recipe says uniform: `xavier_uniform_`.",
+            _GENERIC.replace("xavier_uniform_", "xavier_normal_"),
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "This is Kaiming's rule. The recipe says Xavier uniform: `xavier_uniform_`.",
+            _GENERIC.replace("xavier_uniform_", "kaiming_uniform_"),
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "You leave it to PyTorch's default (`reset_parameters`). It is smaller than Xavier's, and draws biases at "
+            "random.",
+            """\
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
+""",
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "Biases of linear layers keep what they were; all of them start at zero.",
+            _GENERIC.replace(
+                "            if module.bias is not None:\n                nn.init.zeros_(module.bias)\n", ""
+            ),
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "A linear layer without a bias makes you stop. Ask `if module.bias is not None` first.",
+            _GENERIC.replace("            if module.bias is not None:\n                nn.init", "            nn.init"),
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "The general rule reaches only the blocks: `embed` and the rest keep what they were. `model.modules()` "
+            "walks through everything.",
+            _GENERIC.replace("model.modules()", "model.blocks.modules()"),
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "The general rule does not go deep: `children()` are only the parts at the top. `model.modules()` walks "
+            "through everything.",
+            _GENERIC.replace("model.modules()", "model.children()"),
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "The general rule is missing altogether: Xavier for the weight of every linear layer, zero for its bias.",
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "You set every parameter with two axes or more, and the weights of norms among the rest. Only linear "
+            "layers are meant; norms stay as they are.",
+            """\
+    for p in model.parameters():
+        if p.ndim > 1:
+            nn.init.xavier_uniform_(p)
+        else:
+            nn.init.zeros_(p)
+""",
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "Norms are reset too. They stay as they are.",
+            _GENERIC
+            + "        if isinstance(module, nn.LayerNorm) and module.weight is not None:\n"
+            + "            nn.init.ones_(module.weight)\n            nn.init.zeros_(module.bias)\n",
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "The frozen positions are overwritten. `model.positions` is no weight: leave it.",
+            _GENERIC,
+            _SMALL,
+            "    nn.init.normal_(model.positions, std=0.02)\n",
+            _ZERO,
+        ),
+        _bad_birth(
+            "What starts at zero is frozen (`requires_grad_(False)`), and stays zero for ever. Zero is where it "
+            "starts, not where it stays.",
+            _GENERIC,
+            _SMALL,
+            _ZERO,
+            "    model.out.requires_grad_(False)\n    model.modulation.requires_grad_(False)\n"
+            "    for block in model.blocks:\n        block.modulation.requires_grad_(False)\n",
+        ),
+        _bad_birth(
+            "You put new `nn.Parameter`s in the place of the old ones. An optimizer that was made before still holds "
+            "the old ones and trains nothing. Write into them: `nn.init.zeros_`.",
+            _GENERIC,
+            _SMALL,
+            """\
+    for zero in (model.out, model.modulation[1], *(block.modulation[1] for block in model.blocks)):
+        zero.weight = nn.Parameter(torch.zeros_like(zero.weight))
+        zero.bias = nn.Parameter(torch.zeros_like(zero.bias))
+""",
+        ),
+        _bad_birth(
+            "You work on a copy: the caller's model is as it was.",
+            "    import copy\n    model = copy.deepcopy(model)\n",
+            _GENERIC,
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "You seed inside, so every model gets the same weights. Whoever wants that seeds outside.",
+            "    torch.manual_seed(0)\n",
+            _GENERIC,
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "The modulations' biases are 1, so that scale starts at 1. But the block multiplies by 1 + scale: scale "
+            "starts at 0, and the gates must too.",
+            _GENERIC,
+            _SMALL,
+            _ZERO.replace("nn.init.zeros_(zero.bias)", "nn.init.ones_(zero.bias)").replace("model.out, ", ""),
+            "    nn.init.zeros_(model.out.weight)\n",
+        ),
+        _bad_birth(
+            "Everything is zero. Then nothing can tell anything apart, and only the very last layer ever learns "
+            "something.",
+            "    for p in model.parameters():\n        nn.init.zeros_(p)\n",
+        ),
+        _bad_birth(
+            "The model itself comes back. The contract says None: what works in place returns nothing, so that nobody "
+            "takes it for a copy.",
+            _GENERIC,
+            _SMALL,
+            _ZERO,
+            "    return model\n",
+        ),
+        _bad_birth(
+            "Small but not zero: the modulations and `out` are drawn with 0.02. They start at exactly zero.",
+            _GENERIC,
+            _SMALL,
+            _ZERO.replace("nn.init.zeros_(zero.weight)", "nn.init.normal_(zero.weight, std=0.02)"),
+        ),
+    ],
+    variants=[
+        Variant("as the recipe says", _birth_code(_GENERIC, _SMALL, _ZERO)),
+        Variant(
+            "with apply",
+            """
+            def initialise_dit(model):
+                def general(m):
+                    if type(m) is nn.Linear:
+                        torch.nn.init.xavier_uniform_(m.weight)
+                        if m.bias is not None:
+                            nn.init.constant_(m.bias, 0)
+
+                model.apply(general)
+                with torch.no_grad():
+                    model.label.table.weight.normal_(0, 0.02)
+                    for layer in model.time:
+                        if hasattr(layer, "weight"):
+                            layer.weight.normal_(0, 0.02)
+                    for p in model.out.parameters():
+                        p.zero_()
+                    for owner in [model] + list(model.blocks):
+                        for p in owner.modulation.parameters():
+                            p.zero_()
+            """,
+        ),
+        Variant(
+            "by name",
+            """
+            def initialise_dit(model):
+                linear = {f"{n}." for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+                for name, p in model.named_parameters():
+                    owner = name.rsplit(".", 1)[0] + "."
+                    if "modulation.1." in name or name.startswith("out."):
+                        p.data.zero_()
+                    elif name.startswith("label.table") or (name.startswith("time") and p.ndim == 2):
+                        p.data.copy_(0.02 * torch.randn(p.shape))
+                    elif owner in linear:
+                        if p.ndim == 2:
+                            limit = math.sqrt(6 / sum(p.shape))
+                            p.data.uniform_(-limit, limit)
+                        else:
+                            p.data.fill_(0.0)
+            """,
+        ),
+    ],
+    hints=[
+        Hint(
+            "I do not know where to begin",
+            "`for module in model.modules(): if isinstance(module, nn.Linear): ...` reaches every linear layer. "
+            "`nn.init.xavier_uniform_(module.weight)` writes into the weight.",
+        ),
+        Hint(
+            "my zeros are gone",
+            "The general rule reaches `out` and the modulations too: they are linear layers. So it must run first.",
+        ),
+        Hint(
+            "which tensors must be zero?",
+            "`model.out`, `model.modulation[1]`, and `block.modulation[1]` of each block in `model.blocks`. In each of "
+            "them the weight (the bias is zero already).",
+        ),
+        Hint(
+            "show me nearly everything",
+            "Three loops: over `model.modules()` with Xavier and zero biases (`if module.bias is not None`); over the "
+            "three weights of step 2 with `nn.init.normal_(weight, std=0.02)`; over the layers of step 3 with "
+            "`nn.init.zeros_(layer.weight)`.",
+        ),
+    ],
+)
+
+
+# ---------------------------------------------------------------------------------------------------------- guidance
+
+
+class _Spy:
+    """A model whose answer depends on everything that it is given; it remembers what that was."""
+
+    def __init__(self, sigma: bool):
+        self.sigma, self.calls = sigma, []
+
+    def __call__(self, xt: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        if not len(xt) == len(t) == len(labels):
+            sizes = f"{len(xt)}, {len(t)} and {len(labels)}"
+            raise TypeError(f"the model wants as many xt as t and labels; it was given {sizes} of them")
+        if labels.is_floating_point() or labels.ndim != 1 or t.ndim != 1:
+            raise TypeError("the model wants t (b,) and labels (b,) in int64, in this order: model(xt, t, labels)")
+        self.calls.append(f"{len(xt)} samples, t in {t.dtype}, labels {labels.tolist()}")
+        label, time = labels.view(-1, 1, 1, 1).to(xt.dtype), t.view(-1, 1, 1, 1).to(xt.dtype)
+        out = torch.tanh(xt * (1 + 0.3 * label)) + 0.1 * label**2 + torch.sin(0.7 * time) * (1 + xt * label)
+        return torch.cat([out, (0.5 * out + 0.2 * label).cos()], dim=1) if self.sigma else out
+
+    def __repr__(self) -> str:
+        return "a model"
+
+
+def _with_spy(sigma: bool):
+    def protocol(f, **inputs) -> dict:
+        spy = _Spy(sigma)
+        result = f(model=spy, **inputs)
+        return {"calls of the model": " and ".join(spy.calls), "the result": result}
+
+    return protocol
+
+
+def _halves(b: int, c: int, w: float, h: int = 5, width: int = 7, null: int = 10):
+    def inputs(g: torch.Generator) -> dict:
+        x, t = randn(g, b, c, h, width), torch.rand(b, generator=g) * 3
+        labels = torch.randint(1, null, (b,), generator=g)
+        return dict(xt=torch.cat([x, x]), t=torch.cat([t, t]), labels=torch.cat([labels, labels * 0 + null]), w=w)
+
+    return inputs
+
+
+def _drifted(g: torch.Generator) -> dict:
+    inputs = _halves(3, 4, 2.5)(g)
+    return inputs | dict(xt=randn(g, *inputs["xt"].shape))
+
+
+_ASK = "out = model(torch.cat([half, half]), t, labels)"
+_SPLIT = "prediction, rest = out[:, : xt.shape[1]], out[:, xt.shape[1] :]"
+_GUIDE = "guided = guide(cond, uncond, w)"
+_RESULT = "return torch.cat([torch.cat([guided, guided]), rest], dim=1)"
+
+FORWARD_WITH_CFG = Exercise(
+    target=forward_with_cfg,
+    minutes=12,
+    gradients=False,
+    cases=[
+        Case("4 channels and a variance, w = 3", _halves(3, 4, 3.0), call=_with_spy(True)),
+        Case("4 channels, no variance", _halves(3, 4, 1.5), call=_with_spy(False)),
+        Case("3 channels and a variance", _halves(2, 3, 4.0), call=_with_spy(True)),
+        Case("5 channels and a variance", _halves(2, 5, 4.0), call=_with_spy(True)),
+        Case("1 channel, no variance", _halves(5, 1, 2.0), call=_with_spy(False)),
+        Case("one sample in each half", _halves(1, 4, 2.0), call=_with_spy(True)),
+        Case("as many samples as channels", _halves(2, 4, 2.0, 4, 4), call=_with_spy(True)),
+        Case("w = 1 is the label alone", _halves(3, 4, 1.0), call=_with_spy(True)),
+        Case("w = 0 is no label at all", _halves(3, 4, 0.0), call=_with_spy(True)),
+        Case("the halves of xt have drifted apart", _drifted, call=_with_spy(True)),
+        Case(
+            "integer times, another null label",
+            lambda g: _halves(3, 2, 2.0, null=4)(g) | dict(t=torch.tensor([0, 4, 9, 0, 4, 9])),
+            call=_with_spy(True),
+        ),
+        Case(
+            "times that differ between the halves",
+            lambda g: _halves(2, 2, 2.0)(g) | dict(t=torch.tensor([0.1, 0.2, 0.5, 0.9])),
+            call=_with_spy(False),
+        ),
+        Case(
+            "an odd batch",
+            lambda g: dict(xt=randn(g, 3, 4, 5, 7), t=torch.rand(3), labels=torch.tensor([1, 2, 10]), w=2.0),
+            call=_with_spy(True),
+        ),
+    ],
+    mistakes=[
+        Mistake(
+            "The two halves ask about different noise: you hand xt on as it is. Both must see the *first* half, or the "
+            "difference of the two answers is not that of the label.",
+            old=_ASK,
+            new="out = model(xt, t, labels)",
+        ),
+        Mistake(
+            "Both halves see the second half of xt. The first one counts.",
+            old="half = xt[: len(xt) // 2]",
+            new="half = xt[len(xt) // 2 :]",
+        ),
+        Mistake(
+            "Only the first 3 channels are guided, as in the paper's code. All c channels of the prediction are: the "
+            "fourth latent channel obeys the label too.",
+            old=_SPLIT,
+            new="prediction, rest = out[:, :3], out[:, 3:]",
+        ),
+        Mistake(
+            "The number of channels is fixed at 4. It is that of xt: `xt.shape[1]`.",
+            old=_SPLIT,
+            new="prediction, rest = out[:, :4], out[:, 4:]",
+        ),
+        Mistake(
+            "You take half of the model's channels for the prediction. A model without a variance returns c channels, "
+            "and all of them are the prediction: count those of xt.",
+            old=_SPLIT,
+            new="prediction, rest = out[:, : out.shape[1] // 2], out[:, out.shape[1] // 2 :]",
+        ),
+        Mistake(
+            "The variance is guided too. Guidance is about the prediction: further channels come back as the model "
+            "returned them.",
+            old=_SPLIT,
+            new="prediction, rest = out, out[:, :0]",
+        ),
+        Mistake(
+            "The second half of the batch keeps its unguided prediction, so the halves drift apart. Both hold the "
+            "guided one.",
+            old=_RESULT,
+            new="return torch.cat([torch.cat([guided, uncond]), rest], dim=1)",
+        ),
+        Mistake(
+            "Only b samples come back. The sampler steps the whole batch: return both halves, 2b.",
+            old=_RESULT,
+            new="return torch.cat([guided, rest[: len(guided)]], dim=1)",
+        ),
+        Mistake(
+            "The variance is lost: only the prediction comes back. Return all channels that the model returned.",
+            old=_RESULT,
+            new="return torch.cat([guided, guided])",
+        ),
+        Mistake(
+            "Both halves get the variance of the first. Further channels come back as the model returned them.",
+            old=_RESULT,
+            new="return torch.cat([guided, rest.chunk(2)[0]], dim=1).repeat(2, 1, 1, 1)",
+        ),
+        Mistake(
+            "Variance before prediction: the order of the channels has changed.",
+            old=_RESULT,
+            new="return torch.cat([rest, torch.cat([guided, guided])], dim=1)",
+        ),
+        Mistake(
+            "cond and uncond are exchanged, so guidance points away from the label. The first half has the labels.",
+            old="cond, uncond = prediction",
+            new="uncond, cond = prediction",
+        ),
+        Mistake(
+            "Your w is that of Ho and Salimans, which counts from 0: cond + w (cond - uncond). Here w = 1 is off.",
+            old=_GUIDE,
+            new="guided = cond + w * (cond - uncond)",
+        ),
+        Mistake(
+            "The difference has the wrong sign: uncond + w (cond - uncond).",
+            old=_GUIDE,
+            new="guided = uncond + w * (uncond - cond)",
+        ),
+        Mistake(
+            "You return w (cond - uncond) alone. It is added to uncond.",
+            old=_GUIDE,
+            new="guided = w * (cond - uncond)",
+        ),
+        Mistake(
+            "uncond + w cond: the difference is missing.",
+            old=_GUIDE,
+            new="guided = uncond + w * cond",
+        ),
+        Mistake(
+            "w is not used: what comes back is the prediction with the label.",
+            old=_GUIDE,
+            new="guided = cond",
+        ),
+        Mistake(
+            "You split along the channels. The halves lie one behind the other in the *batch*: `chunk(2)` without "
+            "a dim.",
+            old="prediction.chunk(2)",
+            new="prediction.repeat(1, 2, 1, 1).chunk(2, dim=1)",
+        ),
+        Mistake(
+            "You take every other sample for the halves. They lie one behind the other: first b, then b.",
+            old="prediction.chunk(2)",
+            new="(prediction[::2], prediction[1::2])",
+        ),
+        Mistake(
+            "`repeat_interleave` puts the two copies of a sample side by side, but labels and times stand in two "
+            "halves: `torch.cat([half, half])`.",
+            old="torch.cat([half, half])",
+            new="half.repeat_interleave(2, dim=0)",
+        ),
+        Mistake(
+            "The model is called twice. Right, but slower: both halves go through it as one batch.",
+            old=_ASK,
+            new="b = len(half)\n    out = torch.cat([model(half, t[:b], labels[:b]), model(half, t[b:], labels[b:])])",
+        ),
+        Mistake(
+            "You write your own null label, 10. It stands in `labels` already: hand them on.",
+            old=_ASK,
+            new="labels = torch.cat([labels[: len(half)], torch.full((len(half),), 10)])\n    " + _ASK,
+        ),
+        Mistake(
+            "The second half gets label 0, which is a class. The null label stands in `labels` already: hand them on.",
+            old=_ASK,
+            new="labels = torch.cat([labels[: len(half)], torch.zeros(len(half), dtype=torch.long)])\n    " + _ASK,
+        ),
+        Mistake(
+            "The second half of `labels` is not used: both halves ask with the labels, and there is nothing to guide.",
+            old=_ASK,
+            new="labels = torch.cat([labels[: len(half)], labels[: len(half)]])\n    " + _ASK,
+        ),
+        Mistake(
+            "Integer times reach the model as floats. Hand t on as it came.",
+            old=_ASK,
+            new="out = model(torch.cat([half, half]), t.float(), labels)",
+        ),
+        Mistake(
+            "The times of the second half are replaced by those of the first. Hand t on as it is.",
+            old=_ASK,
+            new="out = model(torch.cat([half, half]), t[: len(half)].repeat(2), labels)",
+        ),
+        Mistake(
+            "Only b times and labels reach the model, for 2b samples. They come for both halves: hand them on whole.",
+            old=_ASK,
+            new="out = model(torch.cat([half, half]), t[: len(half)], labels[: len(half)])",
+        ),
+        Mistake(
+            "For w = 1 you return what the model says as it is. Then the second half holds the prediction without a "
+            "label; both must hold the guided one.",
+            old="    " + _SPLIT,
+            new="    if w == 1:\n        return out\n    " + _SPLIT,
+        ),
+        Mistake(
+            "xt is overwritten: you copied its first half over the second. Make a new tensor: `torch.cat`.",
+            old=_ASK,
+            new="xt[len(half) :] = half\n    out = model(xt, t, labels)",
+        ),
+        Mistake(
+            "xt is doubled once more: it has both halves already. Take the first b of it, then double those.",
+            old=_ASK,
+            new="out = model(torch.cat([xt, xt]), torch.cat([t, t]), torch.cat([labels, labels]))[: len(xt)]",
+        ),
+        Mistake(
+            "Right but for the refusal: an odd batch has no two halves, and needs a ValueError of yours.",
+            old="len(xt) % 2",
+            new="False",
+        ),
+        Mistake(
+            "Right but for the refusal: `assert` raises AssertionError, and is skipped under `python -O`. Use `raise "
+            "ValueError(...)`.",
+            code="""
+            def forward_with_cfg(model, xt, t, labels, w):
+                assert len(xt) % 2 == 0
+                half = xt[: len(xt) // 2]
+                out = model(torch.cat([half, half]), t, labels)
+                prediction, rest = out[:, : xt.shape[1]], out[:, xt.shape[1] :]
+                cond, uncond = prediction.chunk(2)
+                guided = uncond + w * (cond - uncond)
+                return torch.cat([torch.cat([guided, guided]), rest], dim=1)
+            """,
+        ),
+        Mistake(
+            "The result is cut off to [-1, 1]. Nothing is clamped here: latents have no such range.",
+            old=_GUIDE,
+            new="guided = guide(cond, uncond, w).clamp(-1, 1)",
+        ),
+    ],
+    variants=[
+        Variant(
+            "write into the model's answer",
+            """
+            def forward_with_cfg(model, xt, t, labels, w):
+                n, c = xt.shape[:2]
+                if n % 2 != 0:
+                    raise ValueError("an even batch, please")
+                b = n // 2
+                out = model(xt[:b].repeat(2, 1, 1, 1), t, labels).clone()
+                guided = w * out[:b, :c] + (1 - w) * out[b:, :c]
+                out[:b, :c] = guided
+                out[b:, :c] = guided
+                return out
+            """,
+        ),
+        Variant(
+            "an axis for the halves",
+            """
+            def forward_with_cfg(model, xt, t, labels, w):
+                if len(xt) & 1:
+                    raise ValueError(len(xt))
+                first = xt.unflatten(0, (2, -1))[0]
+                out = model(torch.stack([first, first]).flatten(0, 1), t, labels)
+                parts = out.unflatten(0, (2, -1))
+                cond, uncond = parts[:, :, : xt.size(1)]
+                mixed = torch.lerp(uncond, cond, float(w)).expand(2, *cond.shape)
+                return torch.cat([mixed, parts[:, :, xt.size(1) :]], dim=2).flatten(0, 1)
+            """,
+        ),
+        Variant(
+            "split",
+            """
+            def forward_with_cfg(model, xt, t, labels, w):
+                b, odd = divmod(xt.shape[0], 2)
+                if odd:
+                    raise ValueError("odd")
+                out = model(torch.cat((xt[:b], xt[:b]), dim=0), t, labels)
+                c = xt.shape[1]
+                if out.shape[1] == c:
+                    eps, rest = out, None
+                else:
+                    eps, rest = torch.split(out, [c, out.shape[1] - c], dim=1)
+                cond, uncond = torch.split(eps, b, dim=0)
+                eps = (cond + (w - 1) * (cond - uncond)).repeat(2, 1, 1, 1)
+                return eps if rest is None else torch.cat([eps, rest], dim=1)
+            """,
+        ),
+    ],
+    hints=[
+        Hint(
+            "I do not know where to begin",
+            "b = len(xt) // 2. What the model sees is `torch.cat([xt[:b], xt[:b]])`, with t and labels as they came. "
+            "One call.",
+        ),
+        Hint(
+            "which channels are guided?",
+            "The first `xt.shape[1]` of what comes back. If the model returns no more than that, the rest is empty, "
+            "and `torch.cat` does not mind.",
+        ),
+        Hint(
+            "my result has half the batch",
+            "The guided prediction has b samples. Both halves of the result hold it: `torch.cat([guided, guided])`.",
+        ),
+        Hint(
+            "show me nearly everything",
+            "cond, uncond = out[:, :c].chunk(2); guided = uncond + w * (cond - uncond); return "
+            "torch.cat([torch.cat([guided, guided]), out[:, c:]], dim=1). Before all that: refuse an odd batch.",
+        ),
+    ],
+)
+
+
+EXERCISES = (TIMESTEP_EMBEDDING, SINCOS_2D, DIT_BLOCK, INITIALISE_DIT, FORWARD_WITH_CFG)
