@@ -163,7 +163,7 @@ class ResBlock(nn.Module):
         time_dim: width of the time embedding.
         groups: of both group norms.
 
-    Its parts (names and order are free, but the weights must be these and no others):
+    Its parts (with these names in any order, or in this order under other names; no other weights):
         norm1: group norm over ``groups`` groups of the c_in channels. All norms have PyTorch's default eps.
         conv1: 3 x 3 convolution, c_in -> c_out, that keeps height and width.
         time: linear layer, time_dim -> c_out.

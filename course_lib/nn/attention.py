@@ -122,9 +122,9 @@ class CrossAttention(nn.Module):
         d_context: width of the tokens that answer; it may be any other number.
         heads: how many attentions run in parallel, each on d / heads channels.
 
-    Its parts, whose names and order are free: linear layers ``to_q`` and ``to_k`` and ``to_v``, all without a bias, and
-    ``to_out``, with one. Each of them returns d channels; what goes in is for you to work out. They start as PyTorch
-    makes them.
+    Its parts, with these names in any order, or in this order under other names: linear layers ``to_q``, ``to_k`` and
+    ``to_v``, all without a bias, and ``to_out``, with one. Each of them returns d channels; what goes in is for you to
+    work out. They start as PyTorch makes them.
 
     Raises: ValueError if d is not a multiple of heads.
     Source: Rombach et al. 2022 (latent diffusion), section 3.3; Vaswani et al. 2017, section 3.2.3.
