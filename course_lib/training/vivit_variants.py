@@ -6,7 +6,7 @@ a heap of frames say which way along its line the digit went: played backwards, 
 answer is the opposite one.
 
 ``python -m course_lib.training.vivit_variants`` trains every variant with several seeds and writes what it measured to
-``data/experiments/vivit_variants.json``; lesson 11 shows it. One thread of a server CPU needs about 17 minutes.
+``data/experiments/vivit_variants.json``; lesson 11 shows it.
 """
 
 import argparse
