@@ -177,7 +177,10 @@ def _gradients(exercise, answer, situation) -> dict[str, Any]:
     outputs = [leaf for _, leaf in _leaves(value) if isinstance(leaf, Tensor) and leaf.requires_grad]
     reader = torch.Generator().manual_seed(5)
     total = sum(
-        ((out * torch.randn(out.shape, generator=reader).to(out)).nan_to_num().sum() for out in outputs),
+        (
+            (out * torch.randn(out.shape, generator=reader, dtype=torch.float32).to(out)).nan_to_num().sum()
+            for out in outputs
+        ),
         torch.zeros(()),
     )
     if total.requires_grad:
