@@ -38,7 +38,7 @@ class TokenizerConfig:
 class VideoTokenizer(nn.Module):
     """Videos to latents and back.
 
-    Source: Gupta et al. 2023 (W.A.L.T), section 3.1; Yu et al. 2024 (MAGVIT-v2), section 3.2.
+    Source: Gupta et al. 2023 (W.A.L.T); Yu et al. 2024 (MAGVIT-v2).
     """
 
     def __init__(self, config: TokenizerConfig) -> None:

@@ -41,7 +41,7 @@ def window(x: Shaped[Tensor, "b f h w d"], size: Size3) -> Shaped[Tensor, "windo
         size: frames, rows and columns of a box; (1, h, w) is one whole frame.
     Returns: (windows, n, d) with n = the product of ``size`` and windows = b f h w / n.
     Raises: ValueError if the grid is no whole number of boxes.
-    Source: Gupta et al. 2023, section 3.2, window attention.
+    Source: Gupta et al. 2023, window attention.
     """
     (f, h, w), (wf, wh, ww) = x.shape[1:4], size
     if min(size) < 1 or f % wf or h % wh or w % ww:
@@ -73,7 +73,7 @@ def picture_mask(is_image: Bool[Tensor, " b"], windows: int, n: int) -> Bool[Ten
         is_image: (b,), True for a sample that is a stack of pictures.
         windows: windows per sample. n: tokens in a window.
     Returns: boolean, one square per window, True where a token may look.
-    Source: Gupta et al. 2023, section 3.2, "identity attention mask".
+    Source: Gupta et al. 2023, "identity attention mask".
     """
     itself = torch.eye(n, dtype=torch.bool, device=is_image.device)
     return (itself | ~is_image[:, None, None]).repeat_interleave(windows, dim=0)
@@ -89,7 +89,7 @@ class AdaLNLoRA(nn.Module):
 
     Args:
         d: width of condition and tokens. depth: number of blocks. rank: of the corrections.
-    Source: Gupta et al. 2023, section 3.2, AdaLN-LoRA.
+    Source: Gupta et al. 2023, AdaLN-LoRA.
     """
 
     def __init__(self, d: int, depth: int, rank: int = 2):
@@ -164,7 +164,7 @@ class WaltConfig:
 class Walt(nn.Module):
     """Predicts the velocity of noisy latents; reads a caption, its own last estimate, and frames that are known.
 
-    Source: Gupta et al. 2023, sections 3.2 to 3.4.
+    Source: Gupta et al. 2023.
     """
 
     def __init__(self, config: WaltConfig):
@@ -227,7 +227,7 @@ def given(latents: Float[Tensor, "b z f h w"], frames: Bool[Tensor, "b f"]) -> F
 
     Without the mask, a latent that is zero and a frame that is missing would look the same.
 
-    Source: Gupta et al. 2023, section 3.4, "autoregressive generation".
+    Source: Gupta et al. 2023, "autoregressive generation".
     """
     mask = frames[:, None, :, None, None].to(latents.dtype).expand(-1, 1, -1, *latents.shape[3:])
     return torch.cat([mask * latents, mask], dim=1)
@@ -251,7 +251,7 @@ def self_conditioned(
         asked: (b,), which samples get an estimate.
         rest: handed on in both looks.
     Returns: the velocity of the second look.
-    Source: Chen et al. 2023 ("Analog Bits"), section 3.2; Gupta et al. 2023, section 3.3.
+    Source: Chen et al. 2023 ("Analog Bits"); Gupta et al. 2023.
     """
     with torch.no_grad():
         estimate = denoised(xt, t, model(xt, t, estimate=torch.zeros_like(xt), **rest))

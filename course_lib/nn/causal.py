@@ -27,7 +27,7 @@ class CausalConv3d(nn.Module):
         c_in, c_out: channels.
         kernel: frames, rows and columns under the kernel.
         stride: steps along the same axes.
-    Source: Yu et al. 2024 (MAGVIT-v2), section 3.2. There the padding is zeros; copies leave a still clip still.
+    Source: Yu et al. 2024 (MAGVIT-v2). Padding with copies leaves a still clip still.
     """
 
     def __init__(self, c_in: int, c_out: int, kernel: Size3, stride: Size3 = (1, 1, 1)):
