@@ -66,3 +66,36 @@ def sincos_3d(grid: tuple[int, int, int], dim: int) -> Float[Tensor, "n dim"]:
         raise ValueError(f"three axes of sine-cosine pairs need a multiple of 6 columns, but dim={dim}")
     axes = torch.meshgrid(*(torch.arange(length, dtype=torch.float32) for length in grid), indexing="ij")
     return torch.cat([sincos(axis.flatten(), dim // 3) for axis in axes], dim=-1)
+
+
+def rotary_angles(
+    positions: Float[Tensor, "*b n axes"], pairs: tuple[int, ...], longest: float = 100.0
+) -> Float[Tensor, "*b n half"]:
+    """Angles by which rotary positions turn each pair of channels: ``pairs[a]`` of the pairs belong to axis a.
+
+    The first pair of an axis turns by one radian per step, the last by a little more than 1 / ``longest``.
+
+    Args:
+        positions: (..., n, axes), the place of each token, in patches; any real numbers.
+        pairs: how many pairs of channels each axis gets; together they are half of a head's channels.
+    Returns: (..., n, half) in radians, the pairs of the first axis first.
+    Source: Su et al. 2021 (RoFormer), section 3.2.2; one range of channels for each axis.
+    """
+    turned = []
+    for axis, count in enumerate(pairs):
+        frequencies = longest ** (-torch.arange(count, device=positions.device, dtype=torch.float32) / max(count, 1))
+        turned.append(positions[..., axis, None].float() * frequencies)
+    return torch.cat(turned, dim=-1)
+
+
+def rotate(x: Float[Tensor, "b heads n d"], angles: Float[Tensor, "b n half"]) -> Float[Tensor, "b heads n d"]:
+    """Turn channel i and channel d/2 + i of every token by its i-th angle, in all heads alike.
+
+    The product of a query and a key that were both turned depends on where they are *from each other*, not on where
+    they are: a grid of another size asks nothing new of the network.
+
+    Source: Su et al. 2021 (RoFormer), equations 14 to 16; the pairing of halves is that of most released code.
+    """
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = angles.cos().unsqueeze(1).to(x), angles.sin().unsqueeze(1).to(x)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)

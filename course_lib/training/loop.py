@@ -36,8 +36,8 @@ def warm_flat_decay(step: int, steps: int, *, warmup: int = 50, flat: float = 0.
 
 
 def matrices_and_rest(model: nn.Module, inside: Sequence[nn.Module]) -> tuple[list[Tensor], list[Tensor]]:
-    """Split parameters for Muon and AdamW: weight matrices of the modules ``inside``, and everything else."""
-    chosen = {p: None for module in inside for p in module.parameters() if p.ndim == 2}
+    """Split parameters for Muon and AdamW: matrices and kernels (2, 4 or 5 axes) of ``inside``, and everything else."""
+    chosen = {p: None for module in inside for p in module.parameters() if p.ndim in (2, 4, 5)}
     return list(chosen), [p for p in model.parameters() if p not in chosen]
 
 

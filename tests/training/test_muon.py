@@ -40,3 +40,14 @@ def test_only_matrices_and_only_those_with_a_gradient():
     p = torch.nn.Parameter(torch.ones(2, 3))
     Muon([p]).step()
     assert torch.equal(p, torch.ones(2, 3))
+
+
+def test_a_kernel_steps_like_the_matrix_it_is():
+    torch.manual_seed(0)
+    kernel = torch.nn.Parameter(torch.randn(6, 5, 3, 3))
+    matrix = torch.nn.Parameter(kernel.detach().flatten(1).clone())
+    kernel.grad = torch.randn(6, 5, 3, 3)
+    matrix.grad = kernel.grad.flatten(1).clone()
+    for p in (kernel, matrix):
+        Muon([p], lr=0.1).step()
+    assert torch.equal(kernel.flatten(1), matrix)
