@@ -79,7 +79,7 @@ def known_loss(
 
 
 class State(NamedTuple):
-    """After a step (1 ... steps): the time reached, the latents so far, the clean ones that the last velocity implies."""
+    """After a step (1 ... steps): the time reached, the latents so far, the clean ones that the velocity implies."""
 
     step: int
     t: float
