@@ -90,7 +90,7 @@ def _judge(exercise: Exercise, answer: Any) -> Verdict:
     seen, difference = _compare(exercise, answer)
     situation, got = seen[-1]
     printed = seen[0][1].outcome.printed
-    if isinstance(got.error, NotImplementedError):
+    if _is_still_a_stub(got):
         return verdict(NOT_ATTEMPTED, "There is still a `raise NotImplementedError` in it.", printed=printed)
     if got.outcome.timed_out:
         sentence = f"Stopped after {exercise.seconds:g} s: does a loop never end?{_line(got, filename)}"
@@ -119,9 +119,16 @@ def _judge(exercise: Exercise, answer: Any) -> Verdict:
             CRASHED, named or f"{crash}\nSeen with: {difference.situation.label}.", details, printed, mistakes=mistakes
         )
     where = f"\nSeen with: {difference.situation.label}."
+    if difference.situation.training:  # which comes last: without it everything was right
+        where += " It is right in eval mode: does something draw at random, or ask `self.training`, such as dropout?"
     sentence = named or "\n".join([*broken[:1], difference.sentence + where])
     pictures = _pictures(difference) if exercise.picture else None
     return verdict(FAILED, sentence, "\n".join(filter(None, details)), printed, mistakes=mistakes, pictures=pictures)
+
+
+def _is_still_a_stub(got: Observation) -> bool:
+    """Whether the answer itself says so; PyTorch raises the same error for operations that a dtype does not have."""
+    return isinstance(got.error, NotImplementedError) and raised_on_purpose(got.error)
 
 
 def _compare(exercise: Exercise, answer: Any) -> tuple[list[tuple[Situation, Observation]], _Difference | None]:
@@ -134,7 +141,7 @@ def _compare(exercise: Exercise, answer: Any) -> tuple[list[tuple[Situation, Obs
             break
         got = observe(exercise, answer, situation, max(0.05, deadline - time.monotonic()))
         seen.append((situation, got))
-        if got.outcome.timed_out or (isinstance(got.error, NotImplementedError) and expected.error is None):
+        if got.outcome.timed_out or (_is_still_a_stub(got) and expected.error is None):
             break
         if difference is None:
             sentence, numbers = "", ""
@@ -190,6 +197,8 @@ _ADVICE = {
     "unsupported operand type(s) for ~": "Something here may be None; ask `if … is not None` first.",
     "only implemented on integer and Boolean": "Only a boolean mask can be inverted by `~`: `.bool()` makes it one.",
     "The shape of the mask": "Indexing with a mask does not broadcast it; `masked_fill` and `torch.where` do.",
+    "not implemented for '": "This function of PyTorch does not know that dtype. Slices, `reshape`, `permute` and "
+    "`rearrange` take every dtype.",
     "view size is not compatible": "`view` needs one memory layout; `reshape` works for all.",
 }
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from course_lib.exercises.catalogue import Exercise
 from course_lib.exercises.observe import GRADIENT, SECOND_CALL, Observation
+from course_lib.exercises.sandbox import raised_on_purpose
 
 
 def first_difference(
@@ -72,8 +73,9 @@ def alike(exercise: Exercise, a: Observation, b: Observation, gradients: bool = 
     """Do two answers do the same: equal values and gradients, or the same error, and the same inputs changed?"""
     if (a.error is None) != (b.error is None) or bool(a.weights) != bool(b.weights):
         return False
-    if a.error is not None:  # the same kind of crash for the same reason
-        return type(a.error) is type(b.error) and str(a.error)[:80] == str(b.error)[:80]
+    if a.error is not None:  # the same kind of crash for the same reason; refusals have words of their own
+        refusals = all(isinstance(o.error, ValueError | AssertionError) and raised_on_purpose(o.error) for o in (a, b))
+        return type(a.error) is type(b.error) and (refusals or str(a.error)[:80] == str(b.error)[:80])
     if a.changed != b.changed:
         return False
     left, right = ({n for n in o.leaves if gradients or not n.startswith(GRADIENT)} for o in (a, b))
@@ -241,6 +243,10 @@ def explain(got: Tensor, want: Tensor) -> str:
     if abs(shift) > 1e-3 and same(got, want + shift):
         return f"It is the expected result plus {shift:.4g} everywhere."
     for axis, size in enumerate(want.shape):
+        added = (got - want).movedim(axis, 0).reshape(size, -1).mean(1)
+        column = added.view(-1, *[1] * (want.dim() - axis - 1))
+        if 1 < size < want.numel() and same(got, want + column):
+            return f"It is the expected result plus one number for each index of axis {axis}: is it a bias too many?"
         if size > 1 and same(got, want.flip(axis)):
             return f"It is the expected result reversed along axis {axis}."
         for step in (1, -1):

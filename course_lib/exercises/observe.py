@@ -298,7 +298,10 @@ def _pair_weights(own: dict[str, Tensor], wanted: dict[str, Tensor]) -> tuple[li
         problem += f" Expected but not found: {describe(missing, wanted)}."
     if extra:
         problem += f" Found but not expected: {describe(extra, own)}."
-    if missing and not extra:
+    present = {n.rpartition(".")[0] for n in common}
+    if missing and not extra and all(n.endswith(".bias") and n.removesuffix(".bias") in present for n in missing):
+        problem += " (Was a bias switched off?)"
+    elif missing and not extra:
         problem += " (Modules kept in a plain Python list or dict are invisible to PyTorch: use nn.ModuleList.)"
     return [(own[n], wanted[n]) for n in common], problem
 

@@ -157,6 +157,7 @@ class TextTower(nn.Module):
             tokens: (b, n), every row with ``<eos>`` (the id vocabulary - 1) in it. What follows the first ``<eos>`` of
                 a row is padding and must not change the result: mostly zeros, but any ids may stand there, also more
                 ``<eos>``.
+        Raises: ValueError where ``features`` does.
         """
         x = self.features(tokens)
         end = tokens.argmax(dim=-1)  # <eos> is the largest id; among equals argmax takes the first
@@ -277,10 +278,10 @@ def clip_loss(
     number i is number i. The loss is the mean of the two cross-entropies, each a mean over the batch, in nats.
 
     Args:
-        image: (b, d), one embedding per picture, of any length above 0.
-        text: (b, d), one embedding per caption; text[i] belongs to image[i].
+        image: (b, d), one embedding per picture, float32, of any length above 0, also far below 1.
+        text: (b, d), one embedding per caption, likewise; text[i] belongs to image[i].
         log_scale: a scalar tensor, the logarithm of the inverse temperature. It is learned; use it as it is, unclamped.
-    Returns: a scalar, finite also where logits are in the hundreds.
+    Returns: a scalar, right and finite also where logits are in the thousands.
     Source: Radford et al. 2021, section 2.3 and figure 3.
     """
     logits = log_scale.exp() * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T
@@ -298,8 +299,8 @@ def multi_positive_loss(logits: Float[Tensor, "n n"], ids: Int[Tensor, " n"]) ->
 
     Args:
         logits: (n, n), row i is picture i, column j is caption j: scaled cosines, before any softmax.
-        ids: (n,), integers of any size and sign; ids[i] says what pair i shows.
-    Returns: a scalar, finite also where logits are in the hundreds.
+        ids: (n,), int64 of any size and sign, too large for a float perhaps; ids[i] says what pair i shows.
+    Returns: a scalar, right and finite also where logits are in the hundreds.
     Source: Khosla et al. 2020 (supervised contrastive learning); Yang et al. 2022 (UniCL) carry it to captions.
     """
     same = (ids[:, None] == ids[None, :]).to(logits.dtype)
@@ -338,8 +339,8 @@ def zero_shot(
     scaled to length 1 too. The classes then compete: a softmax of cosine times exp(log_scale).
 
     Args:
-        image: (b, d), embeddings of pictures, of any length above 0.
-        prompts: (classes, templates, d), embeddings of the captions, of any length above 0.
+        image: (b, d), embeddings of pictures, float32, of any length above 0, also far below 1.
+        prompts: (classes, templates, d), embeddings of the captions, likewise. There may be one class only.
         log_scale: a scalar tensor, as in ``clip_loss``.
     Returns: (b, classes), the probability of each class; rows sum to 1, also where logits are in the hundreds.
     Source: Radford et al. 2021, sections 3.1.2 and 3.1.4 (prompt ensembles).

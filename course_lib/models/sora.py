@@ -195,7 +195,7 @@ class Sora(nn.Module):
         if c.d % c.heads or (c.d // c.heads) % 2:
             raise ValueError(f"d={c.d} must split into heads={c.heads} of an even number of channels")
         self.embed = nn.Linear(c.token_dim, c.d)
-        self.place = nn.Linear(2 * PLACES * 2, c.d)
+        self.place = nn.Linear(3 * 2 * PLACES, c.d)
         self.time = TimestepEmbedding(c.d)
         self.whole = nn.Linear(c.d_text, c.d)
         self.words = nn.Linear(c.d_text, c.d)
@@ -225,6 +225,7 @@ class Sora(nn.Module):
         times: Sequence[Float[Tensor, " _"]],
         text: Text,
         row: int | None = None,
+        begin: Sequence[int] | None = None,
     ) -> list[Float[Tensor, "z _ _ _"]]:
         """The velocity of each clip.
 
@@ -233,6 +234,7 @@ class Sora(nn.Module):
             times: one (f,) per clip, the diffusion time of each latent frame; 0 is clean.
             text: one caption per clip.
             row: tokens in a packed row; by default as many as the largest clip has.
+            begin: for pieces of clips, the number of the latent frame at which each begins; by default 0.
         Raises: ValueError if the numbers of clips, times and captions differ, or a size does not divide.
         """
         if not len(latents) == len(times) == len(text.words):
@@ -242,10 +244,7 @@ class Sora(nn.Module):
         frame_times = torch.cat([t[:: self.config.patch[0]] for t in times])
         frames = torch.tensor([grid[0] for grid in grids], device=frame_times.device)
         condition = self.time(frame_times) + self.whole(text.whole).repeat_interleave(frames, dim=0)
-        place = torch.cat(
-            [sincos(packed.positions[..., axis].flatten(), 2 * PLACES, *SCALE) for axis in (3, 4)], dim=-1
-        )
-        x = self.embed(packed.tokens) + self.place(place.view(*packed.ids.shape, -1))
+        x = self.embed(packed.tokens) + self.place(self._places(packed, begin))
         words = self.words(text.words)
         for i, block in enumerate(self.blocks):
             x = block(x, condition, where, where.keep[i], words, text.keep)
@@ -264,6 +263,16 @@ class Sora(nn.Module):
         rows = first_fit_decreasing(lengths, row or max(lengths))
         return grids, pack(tokens, [places[g].to(tokens[0].device) for g in grids], rows)
 
+    def _places(self, packed: Packed, begin: Sequence[int] | None) -> Float[Tensor, "b n _"]:
+        """Which latent frame of its clip, and which share of the canvas, as sines and cosines."""
+        frame, *_, row, column = packed.positions.unbind(-1)
+        if begin is not None:
+            starts = torch.as_tensor(begin, device=frame.device)
+            frame = frame + starts[packed.ids.clamp(min=0)] / self.config.patch[0]
+        ranges = ((frame, LENGTHS), (row, SCALE), (column, SCALE))
+        places = [sincos(values.flatten(), 2 * PLACES, *scale) for values, scale in ranges]
+        return torch.cat(places, dim=-1).view(*packed.ids.shape, -1)
+
     def _where(self, packed: Packed, grids: list[Size3]) -> Where:
         ids, (f, h, w) = packed.ids, packed.positions[..., :3].unbind(-1)
         first = torch.tensor([0, *(grid[0] for grid in grids)], device=ids.device).cumsum(0)
@@ -278,7 +287,7 @@ class Sora(nn.Module):
                 masks = [own & _equal(f), own & _equal(h // window) & _equal(w // window)]
         pairs = self.config.d // self.config.heads // 2
         space = pairs // 3
-        angles = rotary_angles(packed.positions[..., :3], (pairs - 2 * space, space, space))
+        angles = rotary_angles(torch.stack([f, h, w], dim=-1), (pairs - 2 * space, space, space))
         frame = torch.where(ids >= 0, first[ids.clamp(min=0)] + f.long(), 0)
         return Where([masks[i % len(masks)] for i in range(self.config.depth)], angles, frame, ids)
 
@@ -296,8 +305,11 @@ class Sora(nn.Module):
         return model.eval().requires_grad_(False)
 
 
-PLACES = 8  # frequencies for each of row and column, as shares of the canvas: "top-left" depends on where it ends
-SCALE = (1.0, 0.05)  # the longest and the shortest of them, in canvases
+# Rotary positions say how far tokens are from each other. What a caption says ("starts at the top-left") is about where
+# they are: so a token also learns its place on the canvas, as a share of it, and its latent frame's number.
+PLACES = 8  # frequencies for each of the three
+SCALE = (1.0, 0.05)  # the longest and the shortest, in canvases
+LENGTHS = (100.0, 1.0)  # the same in latent frames
 
 
 def _equal(values: Float[Tensor, "b n"]) -> Bool[Tensor, "b n n"]:

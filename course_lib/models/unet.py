@@ -165,11 +165,11 @@ class ResBlock(nn.Module):
 
     Its parts (with these names in any order, or in this order under other names; no other weights):
         norm1: group norm over ``groups`` groups of the c_in channels. All norms have PyTorch's default eps.
-        conv1: 3 x 3 convolution, c_in -> c_out, that keeps height and width.
+        conv1: 3 x 3 convolution, c_in -> c_out, that keeps height and width by a border of zeros.
         time: linear layer, time_dim -> c_out.
         norm2: group norm over ``groups`` groups of the c_out channels.
-        conv2: 3 x 3 convolution, c_out -> c_out, that keeps height and width. Its weight and its bias start at zero:
-            a new block with c_in = c_out hands its input on unchanged.
+        conv2: 3 x 3 convolution, c_out -> c_out, likewise. Its weight and its bias start at zero: a new block with
+            c_in = c_out hands its input on unchanged.
         shortcut: 1 x 1 convolution, c_in -> c_out, where c_in and c_out differ; ``nn.Identity()``, or anything
             else that has no weights and changes nothing, where they are equal.
     All convolutions and the linear layer have a bias. Nothing but conv2 (and the norms' biases) starts at zero.

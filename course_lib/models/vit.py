@@ -106,7 +106,7 @@ def resize_positions(
         positions: (1 + h w, d), for the class token and h w patches.
         grid: how many patches stand above each other and side by side: (h, w).
         new_grid: the same for the images to come: (new h, new w).
-    Returns: (1 + new h * new w, d), of the same dtype.
+    Returns: (1 + new h * new w, d), worked out in the dtype of positions.
     Raises: ValueError if positions does not have exactly 1 + h w rows, also where the grid stays as it is.
     Source: Dosovitskiy et al. 2021, section 3.2. Linear with fixed corners is what the paper's code does.
     """

@@ -30,10 +30,12 @@ def quantize(
     r"""Replace every vector by the nearest one of the codebook.
 
     Nearest means the smallest Euclidean distance \|z - e\|, for every vector z[b, i, j] by itself. Of equally near
-    codes the one with the smallest number is taken.
+    codes the one with the smallest number is taken. Distances are computed in the dtype of z; what differs by no more
+    than its rounding may be decided either way.
 
     Args:
-        z: (b, h, w, d), the encoder's output, channels last; float32 or float64, like the codebook.
+        z: (b, h, w, d), the encoder's output, channels last; float32 or float64, like the codebook. Its layout in
+            memory may be any.
         codebook: (k, d), one code per row.
     Returns: the numbers of the chosen codes, (b, h, w), int64 in 0 ... k - 1, and the chosen rows themselves,
         (b, h, w, d), in their dtype: ``codebook[codes]``. Gradients reach the codebook through the chosen rows. None
@@ -92,11 +94,11 @@ def ema_update(
 
     Args:
         z: (m, d), all vectors of a batch; float32 or float64. count and total have the same dtype, so has the result.
-        codes: (m,), integers in 0 ... k - 1, the code that each of them chose.
+        codes: (m,), int64 in 0 ... k - 1, the code that each of them chose.
         count: (k,), running number of vectors per code. It is not changed in place.
         total: (k, d), running sum of those vectors. It is not changed in place.
         decay: share of the old averages that is kept, gamma in the paper, 0 <= decay < 1. With 0 only the batch counts.
-        eps: how much smoothing.
+        eps: how much smoothing, 0 or more. With 0 there is none.
     Returns: the codebook (k, d), the new count (k,) and the new total (k, d). None of them carries gradients, even
         where the arguments do: nobody may learn through the update.
     Source: van den Oord et al. 2017, appendix A.1; the smoothing is that of the authors' implementation (Sonnet).
@@ -117,9 +119,9 @@ def perplexity(codes: Int[Tensor, "b h w"]) -> Float[Tensor, ""]:
     adds nothing, since p ln p goes to 0 with p. One single code gives 1; k codes, all equally often, give k.
 
     Args:
-        codes: (b, h, w), integers, 0 or larger. Numbers may be missing in between.
-    Returns: a scalar, float32, at least 1.
-    Raises: ValueError if there are no codes at all.
+        codes: (b, h, w), of any integer dtype, 0 or larger. Numbers may be missing in between.
+    Returns: a scalar, float32, at least 1 up to rounding.
+    Raises: ValueError if there are no codes at all, whichever axis is empty.
     Source: reported by the authors' implementation (Sonnet); the paper's section 4.1 gives results in bits.
     """
     if codes.numel() == 0:
@@ -144,12 +146,13 @@ def restart_dead_codes(
 
     Args:
         codebook: (k, d), float32 or float64. All other tensors, results included, have the same dtype.
-        count: (k,), running number of vectors per code, as in ``ema_update``.
+        count: (k,), running number of vectors per code, as in ``ema_update``; 0 where nobody ever chose the code.
         total: (k, d), running sum of those vectors. After smoothing, total / count is only nearly the code.
         candidates: (m, d), vectors of the batch in random order: whoever calls has shuffled them. m may be 0.
         threshold: what is too little, larger than 0.
-    Returns: codebook (k, d), count (k,) and total (k, d). They are new tensors, also where nobody is dead, and the
-        arguments are not changed in place. None of them carries gradients, even where the arguments do.
+    Returns: codebook (k, d), count (k,) and total (k, d). They are new tensors, also where nobody is dead or m is 0,
+        and share no memory with any argument; the arguments are not changed in place. None of them carries gradients,
+        even where the arguments do.
     Source: Dhariwal et al. 2020 (Jukebox), "random restarts".
     """
     with torch.no_grad():

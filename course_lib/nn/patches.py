@@ -57,7 +57,7 @@ def patchify_image(image: Shaped[Tensor, "b c height width"], patch: int) -> Sha
     the numbers are ordered likewise: pixel by pixel along the rows of the square, all channels of a pixel together.
 
     Args:
-        image: (b, c, height, width), any values.
+        image: (b, c, height, width), any values of any dtype: a picture from a file is uint8. No value changes.
         patch: edge of a square in pixels.
     Returns: (b, n, d) with n = (height / patch) (width / patch) and d = patch * patch * c, of the image's dtype.
     Raises: ValueError if height or width is no multiple of patch.
@@ -76,7 +76,8 @@ def unpatchify_image(
 
     Args:
         tokens: (b, n, d), one square each, numbered like words on a page. Within a token the numbers are ordered
-            likewise: pixel by pixel along the rows of the square, all channels of a pixel together.
+            likewise: pixel by pixel along the rows of the square, all channels of a pixel together. Any values of any
+            dtype; none changes.
         patch: edge of a square in pixels.
         height, width: of the images, in pixels.
     Returns: (b, c, height, width) with c = d / patch^2, of the tokens' dtype.

@@ -57,6 +57,7 @@ MIX = "def mix(a, w, scale=1.0):\n    if scale < 0:\n        raise ValueError('n
         ("raise ValueError('odd')", "crashed", "refuses an input that is allowed (odd)"),
         ("return torch.stack([a, w])", "crashed", "Your code stopped with RuntimeError"),
         ("raise NotImplementedError", "not attempted", "still a `raise NotImplementedError`"),
+        ("return (w > 0) | torch.ones(w.shape)", "crashed", "Your code stopped with NotImplementedError"),
     ],
 )
 def test_what_a_wrong_answer_is_told(sample, body, state, said):

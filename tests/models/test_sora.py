@@ -72,6 +72,14 @@ def test_every_frame_has_its_own_time():
     assert moved[3] > 1e-3 and moved[[0, 1, 2, 4]].max() < 1e-5
 
 
+def test_a_piece_knows_when_it_happens():
+    model, (clips, times, text) = shaken(small()), batch()
+    at_first = model(clips, times, text)
+    later = model(clips, times, text, begin=[0, 0, 2, 0])
+    assert (later[2] - at_first[2]).abs().max() > 1e-3
+    assert all(torch.equal(later[i], at_first[i]) for i in (0, 1, 3))
+
+
 def test_a_new_model_says_nothing_and_a_new_block_changes_nothing():
     torch.manual_seed(0)
     clips, times, text = batch()
@@ -132,5 +140,5 @@ def test_a_checkpoint_comes_back(tmp_path):
     model.save(tmp_path / "sora.safetensors", {"seed": 0})
     back = Sora.from_checkpoint(tmp_path / "sora.safetensors")
     assert back.config == model.config
-    for a, b in zip(model(clips, times, text), back(clips, times, text), strict=True):
-        torch.testing.assert_close(a, b, atol=0.05, rtol=0.05)  # weights are stored in a byte each
+    for a, b in zip(model(clips, times, text), back(clips, times, text), strict=True):  # a byte for most weights
+        assert torch.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.99

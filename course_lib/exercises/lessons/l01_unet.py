@@ -10,12 +10,16 @@ from course_lib.exercises.catalogue import Case, Exercise, Hint, Mistake, Proper
 from course_lib.models.unet import ResBlock, UNet, crop_concat, transposed_convolution
 
 
-def _works(call, *shape: int) -> bool:
-    """Does a call without argument names give a result of that shape? A crash is a no, not an accident of the check."""
+def _same_without_names(f, **inputs) -> bool:
+    """Does a call without argument names do what it does with them? Where that one crashes, others say so."""
+    torch.manual_seed(0)
+    expected = f(**inputs)
+    torch.manual_seed(0)
     try:
-        return tuple(call().shape) == shape
+        got = f(*inputs.values())
     except Exception:
         return False
+    return torch.equal(got, expected) if torch.is_tensor(got) and torch.is_tensor(expected) else got is expected
 
 
 # ------------------------------------------------------------------------------------------- transposed convolution
@@ -59,7 +63,7 @@ TRANSPOSED_CONVOLUTION = Exercise(
         Property("A single pixel of value 1 must leave exactly one copy of the kernel.", _one_pixel_is_the_kernel),
         Property(
             "The arguments must stand in the stub's order: others call it without their names.",
-            lambda f: _works(lambda: f(torch.ones(1, 2, 4, 4), torch.ones(2, 3, 2, 2), 2), 1, 3, 8, 8),
+            lambda f: _same_without_names(f, x=torch.ones(1, 2, 4, 4), weight=torch.ones(2, 3, 2, 2), stride=2),
         ),
     ],
     mistakes=[
@@ -76,6 +80,37 @@ TRANSPOSED_CONVOLUTION = Exercise(
                         stamp = torch.einsum("bc,coyz->boyz", x[:, :, i, j], weight)
                         out[:, :, i * stride : i * stride + k, j * stride : j * stride + k] = stamp
                 return out
+            """,
+        ),
+        Mistake(
+            "A bias is added: `nn.ConvTranspose2d` has one unless you say `bias=False`. Here there is none.",
+            code="""
+            def transposed_convolution(x, weight, stride):
+                if stride < 1:
+                    raise ValueError("stride")
+                layer = nn.ConvTranspose2d(*weight.shape[:2], weight.shape[-1], stride, dtype=x.dtype)
+                return F.conv_transpose2d(x, weight, layer.bias, stride=stride)
+            """,
+        ),
+        Mistake(
+            "The middle of each stamp lies at (stride · i, stride · j). Its top-left corner belongs there.",
+            code="""
+            def transposed_convolution(x, weight, stride):
+                if stride < 1:
+                    raise ValueError("stride")
+                out, r = F.conv_transpose2d(x, weight, stride=stride), weight.shape[-1] // 2
+                return F.pad(out[..., r:, r:], (0, r, 0, r))
+            """,
+        ),
+        Mistake(
+            "The weight is reshaped to (c_out, c_in, k, k), which deals its numbers out anew. Its axes can be "
+            "exchanged by `transpose`, and need not be: `F.conv_transpose2d` takes (c_in, c_out, k, k).",
+            code="""
+            def transposed_convolution(x, weight, stride):
+                if stride < 1:
+                    raise ValueError("stride")
+                c_in, c_out, k, _ = weight.shape
+                return F.conv_transpose2d(x, weight.reshape(c_out, c_in, k, k).transpose(0, 1), stride=stride)
             """,
         ),
         Mistake(
@@ -566,7 +601,7 @@ CROP_CONCAT = Exercise(
     properties=[
         Property(
             "The arguments must stand in the stub's order: others call it without their names.",
-            lambda f: _works(lambda: f(torch.ones(1, 2, 3, 3), torch.ones(1, 1, 5, 5)), 1, 3, 3, 3),
+            lambda f: _same_without_names(f, up=torch.ones(1, 2, 3, 3), skip=torch.zeros(1, 1, 5, 5)),
         )
     ],
     mistakes=[
@@ -698,6 +733,21 @@ CROP_CONCAT = Exercise(
             """),
         ),
         Mistake(
+            "Where there is nothing to cut, `up` comes first. The channels of the skip come first there too.",
+            code=_crop("""
+            if (h, w) == (height, width):
+                return torch.cat([up, skip], dim=1)
+            top, left = (height - h) // 2, (width - w) // 2
+            return torch.cat([skip[:, :, top : top + h, left : left + w], up], dim=1)
+            """),
+        ),
+        Mistake(
+            "You pool the skip down to the size of `up`. Cut its middle out instead; every pixel stays as it is.",
+            code=_crop("""
+            return torch.cat([F.adaptive_max_pool2d(skip, (h, w)), up], dim=1)
+            """),
+        ),
+        Mistake(
             "You average the skip down to the size of `up`. Cut its middle out instead; every pixel stays as it is.",
             code=_crop("""
             return torch.cat([F.adaptive_avg_pool2d(skip, (h, w)), up], dim=1)
@@ -778,7 +828,8 @@ CROP_CONCAT = Exercise(
             new="if h > height:",
         ),
         Mistake(
-            "A skip that is too low is not refused, unless it is too narrow as well. One is enough: `or`, not `and`.",
+            "A skip that is too low is not refused, unless it is too narrow as well. Either alone is enough: look at "
+            "the height too, and join the two by `or`.",
             old=_GUARD,
             new="if w > width:",
         ),
@@ -961,6 +1012,12 @@ UNET = Exercise(
             init=dict(join=crop_concat, c_in=4, c_out=4, base=4, levels=2),
         ),
         Case(
+            "four levels",
+            lambda g: dict(x=randn(g, 2, 1, 16, 48)),
+            init=dict(join=crop_concat, c_in=1, c_out=3, base=1, levels=4),
+        ),
+        Case("logits in the hundreds", lambda g: dict(x=3000 * randn(g, 2, 2, 4, 8)), init=_SAME | dict(c_out=6)),
+        Case(
             "odd height and odd width must be refused",
             lambda g: dict(x=randn(g, 2, 2, 7, 11)),
             init=_SAME | dict(c_out=11),
@@ -988,6 +1045,11 @@ UNET = Exercise(
             init=_VALID | dict(c_out=17),
         ),
         Case(
+            "a height that is odd three levels below must be refused",
+            lambda g: dict(x=randn(g, 2, 1, 24, 16)),
+            init=dict(join=crop_concat, c_in=1, c_out=2, base=1, levels=4),
+        ),
+        Case(
             "one row is left and cannot be halved: must be refused",
             lambda g: dict(x=randn(g, 2, 2, 2, 12)),
             init=_SAME | dict(c_out=21),
@@ -1000,8 +1062,10 @@ UNET = Exercise(
     ],
     properties=[
         Property(
-            "The arguments must stand in the stub's order: others call it without their names.",
-            lambda cls: _works(lambda: cls(1, 2, 4, 1)(torch.ones(3, 1, 6, 4)), 3, 2, 6, 4),
+            "The constructor's arguments must stand in the stub's order: others call it without their names.",
+            lambda cls: _same_without_names(
+                lambda *args, **named: cls(*args, **named)(torch.ones(3, 1, 6, 4)), c_in=1, c_out=2, base=4, levels=1
+            ),
         )
     ],
     mistakes=[
@@ -1143,6 +1207,12 @@ UNET = Exercise(
             ),
         ),
         Mistake(
+            "The number of levels is fixed: no more than three are walked down. Walk over `self.downs`, however many "
+            "there are.",
+            old="for down in self.downs:",
+            new="for down in self.downs[:3]:",
+        ),
+        Mistake(
             "The axis of the classes is squeezed away where there is one class. The output is (b, c_out, h, w), "
             "c_out = 1 included.",
             old="return self.to_logits(x)",
@@ -1152,6 +1222,11 @@ UNET = Exercise(
             "You return log-probabilities. The contract asks for the logits as they are.",
             old="return self.to_logits(x)",
             new="return self.to_logits(x).log_softmax(1)",
+        ),
+        Mistake(
+            "The logits are clamped. They must be free to be any number.",
+            old="return self.to_logits(x)",
+            new="return self.to_logits(x).clamp(-100, 100)",
         ),
         Mistake(
             "You return tanh of the logits. Logits must be free to be any number.",
@@ -1199,6 +1274,17 @@ UNET = Exercise(
             new="            x = down(x).detach()\n",
         ),
         Mistake(
+            "No gradient goes down the U: what is pooled is detached, so everything below the first level learns from "
+            "itself alone.",
+            old="F.max_pool2d(x, 2)",
+            new="F.max_pool2d(x.detach(), 2)",
+        ),
+        Mistake(
+            "Only the first levels are looked at. Ask at every level, before each pooling.",
+            old=_UNET_BODY,
+            new=_UNET_BODY.replace(_ODD, "if len(skips) < 3 and (h % 2 or w % 2):"),
+        ),
+        Mistake(
             "Only the picture itself is looked at. 6 rows can be halved once and not twice: ask at every level.",
             old=_UNET_BODY,
             new=_UNET_BODY.replace(_ODD, "if len(skips) == 1 and (h % 2 or w % 2):"),
@@ -1214,13 +1300,15 @@ UNET = Exercise(
             new="if h % 2:",
         ),
         Mistake(
-            "An odd height is not refused, unless the width is odd as well. One is enough: `or`, not `and`.",
+            "An odd height is not refused, unless the width is odd as well. Either alone is enough: look at the height "
+            "too, and join the two by `or`.",
             old=_ODD,
             new="if w % 2:",
         ),
         Mistake(
-            "Odd sizes are not refused. Pooling drops the last row without a word, and the way up ends smaller than it "
-            "began: raise a ValueError.",
+            "Odd sizes are not refused, or not where height and width are both odd (their sum is even then: ask for "
+            "each). Pooling drops the last row without a word, and the way up ends smaller than it began: raise a "
+            "ValueError.",
             old=_ODD,
             new="if False:",
         ),
@@ -1232,8 +1320,8 @@ UNET = Exercise(
             '            raise ValueError("size")\n' + _UNET_BODY.replace(_ODD, "if False:"),
         ),
         Mistake(
-            "The size is asked for before the level's convolutions instead of before pooling. That differs where there "
-            "is no pooling after it: a network without levels takes any size, and so does the bottom.",
+            "A size is refused where nothing will be halved: at the bottom, or in a network without levels. What is "
+            "not halved may be odd. Ask right before each pooling and nowhere else.",
             old=_UNET_BODY,
             new=_UNET_BODY.replace(
                 "        x = self.bottom(x)\n",
@@ -1353,6 +1441,15 @@ def _fresh(cls, c_in: int, c_out: int) -> tuple[nn.Module, Tensor, Tensor]:
     return block, torch.randn(2, c_in, 5, 3), torch.randn(2, 7)
 
 
+def _with_a_faint_conv1(block, **inputs) -> Tensor:
+    """Where a group is one channel, the time is constant in it, and norm2 sees only what conv1 makes."""
+    with torch.no_grad():
+        for parameter in block.parameters():
+            if parameter.shape == (4, 8, 3, 3):
+                parameter.mul_(1e-3)
+    return block(**inputs)
+
+
 def _starts_silent(cls) -> bool:
     block, x, t = _fresh(cls, 6, 6)
     return torch.allclose(block(x=x, t=t), x, atol=1e-6)
@@ -1368,7 +1465,21 @@ def _starts_as_its_shortcut(cls) -> bool:
 
 def _nothing_else_is_zero(cls) -> bool:
     """The norms' two biases, conv2's weight and its bias start at zero, and nothing more."""
-    return all(sum(not p.any() for p in _fresh(cls, 6, c_out)[0].parameters()) == 4 for c_out in (6, 4))
+    zero = {}
+    for c_out, numbers in {6: 10, 4: 12}.items():
+        parameters = list(_fresh(cls, 6, c_out)[0].parameters())
+        if len(parameters) != numbers:
+            raise ValueError("weights are missing or too many, which has a sentence of its own")
+        zero[c_out] = sum(not p.any() for p in parameters)
+    return all(count == 4 for count in zero.values())
+
+
+def _conv2_learns(cls) -> bool:
+    """Whatever starts at zero and is as large as conv2 has a gradient in a new block."""
+    block, x, t = _fresh(cls, 6, 4)
+    (block(x=x, t=t) * torch.randn(2, 4, 5, 3)).sum().backward()
+    silent = [p for p in block.parameters() if not p.any() and p.shape == (4, 4, 3, 3)]
+    return all(p.grad is not None and bool(p.grad.any()) for p in silent)
 
 
 _NORMS = """self.norm1 = nn.GroupNorm(groups, c_in)
@@ -1431,6 +1542,12 @@ RES_BLOCK = Exercise(
             init=dict(c_in=4, c_out=4, time_dim=4, groups=2),
         ),
         Case(
+            "faint values before norm2, at which its eps shows",
+            lambda g: _block_inputs(g, 2, 8, 5, 7, 11),
+            init=dict(c_in=8, c_out=4, time_dim=11, groups=4),
+            call=_with_a_faint_conv1,
+        ),
+        Case(
             "faint values, at which the norms' eps shows",
             lambda g: {k: v * (0.01 if k == "x" else 1) for k, v in _block_inputs(g, 2, 6, 5, 7, 11).items()},
             init=dict(c_in=6, c_out=4, time_dim=11, groups=2),
@@ -1438,7 +1555,7 @@ RES_BLOCK = Exercise(
     ],
     properties=[
         Property(
-            "A new block with c_in = c_out must return x itself: conv2 has to start at zero, weight and bias.",
+            "A new block with c_in = c_out must return x itself: conv2 starts at zero (weight, bias) and x is added.",
             _starts_silent,
         ),
         Property(
@@ -1447,12 +1564,26 @@ RES_BLOCK = Exercise(
             _starts_as_its_shortcut,
         ),
         Property(
-            "In a new block conv2 starts at zero and nothing else does, except the norms' biases.",
+            "In a new block conv2 starts at zero and nothing else does, except the norms' biases. What does in yours: "
+            "[name for name, p in block.named_parameters() if not p.any()].",
             _nothing_else_is_zero,
         ),
         Property(
-            "The arguments must stand in the order of the stub: others call `ResBlock(c_in, c_out, time_dim)` so.",
-            lambda cls: _works(lambda: cls(8, 16, 5, 4)(torch.ones(3, 8, 6, 4), torch.ones(3, 5)), 3, 16, 6, 4),
+            "The constructor's arguments must stand in the stub's order: `ResBlock(c_in, c_out, time_dim)`.",
+            lambda cls: _same_without_names(
+                lambda *args, **named: cls(*args, **named)(x=torch.ones(3, 8, 6, 4), t=torch.ones(3, 5)),
+                **dict(c_in=8, c_out=16, time_dim=5, groups=4),
+            ),
+        ),
+        Property(
+            "The arguments of `forward` must stand in the stub's order: others call `block(x, t)`.",
+            lambda cls: _same_without_names(
+                cls(c_in=8, c_out=16, time_dim=5, groups=4), x=torch.ones(3, 8, 6, 4), t=torch.ones(3, 5)
+            ),
+        ),
+        Property(
+            "A new block must be able to learn: conv2 starts at zero, but a gradient has to reach its weight and bias.",
+            _conv2_learns,
         ),
     ],
     mistakes=[
@@ -1624,6 +1755,36 @@ RES_BLOCK = Exercise(
             new=_NORMS.replace("groups, c_in", "groups, c_in, eps=1e-6").replace(
                 "groups, c_out", "groups, c_out, eps=1e-6"
             ),
+        ),
+        Mistake(
+            "norm2 has another eps than PyTorch's default, 1e-5. It shows where a group hardly varies.",
+            old="nn.GroupNorm(groups, c_out)",
+            new="nn.GroupNorm(groups, c_out, eps=1e-6)",
+        ),
+        Mistake(
+            "norm1 has another eps than PyTorch's default, 1e-5. It shows where a group hardly varies.",
+            old="nn.GroupNorm(groups, c_in)",
+            new="nn.GroupNorm(groups, c_in, eps=1e-6)",
+        ),
+        Mistake(
+            "norm2 has a single group over all channels. It has `groups` groups.",
+            old="nn.GroupNorm(groups, c_out)",
+            new="nn.GroupNorm(1, c_out)",
+        ),
+        Mistake(
+            "norm1 has a single group over all channels. It has `groups` groups.",
+            old="nn.GroupNorm(groups, c_in)",
+            new="nn.GroupNorm(1, c_in)",
+        ),
+        Mistake(
+            "norm2 always has 8 groups. Their number is the argument `groups`.",
+            old="nn.GroupNorm(groups, c_out)",
+            new="nn.GroupNorm(8, c_out)",
+        ),
+        Mistake(
+            "norm1 has no gain and shift (`affine=False`). Group norms here learn both.",
+            old="nn.GroupNorm(groups, c_in)",
+            new="nn.GroupNorm(groups, c_in, affine=False)",
         ),
         Mistake(
             "The groups have one channel each, or as many channels as there should be groups. nn.GroupNorm takes the "
@@ -1800,6 +1961,32 @@ RES_BLOCK = Exercise(
             new="return self.shortcut(x) - h",
         ),
         Mistake(
+            "Where c_in = c_out the block's input is not added. The shortcut is x itself there, not nothing.",
+            old=_SUM,
+            new="return self.shortcut(x) + h if x.shape[1] != h.shape[1] else h",
+        ),
+        Mistake(
+            "A shortcut convolution is made also where c_in = c_out, and never used there. It should be nn.Identity().",
+            code=_block(
+                """
+                self.norm1 = nn.GroupNorm(groups, c_in)
+                self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+                self.time = nn.Linear(time_dim, c_out)
+                self.norm2 = nn.GroupNorm(groups, c_out)
+                self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+                self.shortcut = nn.Conv2d(c_in, c_out, 1)
+                nn.init.zeros_(self.conv2.weight)
+                nn.init.zeros_(self.conv2.bias)
+                """,
+                """
+                h = self.conv1(F.silu(self.norm1(x)))
+                h = h + self.time(F.silu(t))[:, :, None, None]
+                h = self.conv2(F.silu(self.norm2(h)))
+                return (self.shortcut(x) if x.shape[1] != h.shape[1] else x) + h
+                """,
+            ),
+        ),
+        Mistake(
             "There is a shortcut convolution also where c_in = c_out. It should be nn.Identity() there.",
             old=_SHORT,
             new="nn.Conv2d(c_in, c_out, 1)",
@@ -1824,6 +2011,16 @@ RES_BLOCK = Exercise(
             "The shortcut convolution has no bias. All convolutions here have one.",
             old=_SHORT,
             new="nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1, bias=False)",
+        ),
+        Mistake(
+            "conv1 has no bias. All convolutions here have one.",
+            old="nn.Conv2d(c_in, c_out, 3, padding=1)",
+            new="nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)",
+        ),
+        Mistake(
+            "The time's linear layer has no bias. It has one here.",
+            old="nn.Linear(time_dim, c_out)",
+            new="nn.Linear(time_dim, c_out, bias=False)",
         ),
         Mistake(
             "The convolutions have no bias. All convolutions here have one.",
@@ -1937,6 +2134,32 @@ RES_BLOCK = Exercise(
             old=_ZEROS,
             new=f"{_ZEROS}\n        if c_in != c_out:\n            nn.init.zeros_(self.shortcut.weight)\n"
             "            nn.init.zeros_(self.shortcut.bias)",
+        ),
+        Mistake(
+            "The biases of conv1 and of the time's layer start at zero too. Only conv2 does (and the norms' biases).",
+            old=_ZEROS,
+            new=f"{_ZEROS}\n        nn.init.zeros_(self.conv1.bias)\n        nn.init.zeros_(self.time.bias)",
+        ),
+        Mistake(
+            "The shortcut's bias starts at zero too. Only conv2 does (and the norms' biases).",
+            old=_ZEROS,
+            new=f"{_ZEROS}\n        if c_in != c_out:\n            nn.init.zeros_(self.shortcut.bias)",
+        ),
+        Mistake(
+            "conv2 is frozen (`requires_grad_(False)`), or its weights are detached. Zero is only where it starts; it "
+            "must learn.",
+            old=_ZEROS,
+            new=f"{_ZEROS}\n        self.conv2.requires_grad_(False)",
+        ),
+        Mistake(
+            "While conv2 is zero the branch is skipped, so no gradient ever reaches it, and it stays at zero.",
+            old=_CONV1,
+            new=f"if not self.conv2.weight.any():\n            return self.shortcut(x)\n        {_CONV1}",
+        ),
+        Mistake(
+            "A dropout is at work before conv2. The papers have one; the contract leaves it out.",
+            old="self.conv2(F.silu(self.norm2(h)))",
+            new="self.conv2(F.dropout(F.silu(self.norm2(h)), 0.1, self.training))",
         ),
         Mistake(
             "conv2 starts at one. Zero is the number that leaves x alone.",

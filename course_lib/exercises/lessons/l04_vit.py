@@ -30,6 +30,21 @@ def _cut(new: str, sentence: str) -> Mistake:
     return Mistake(sentence, old=_CUT, new=new)
 
 
+def _fine(x: Tensor) -> Tensor:
+    """In double precision, with digits that a float does not hold."""
+    return x.double() / 3
+
+
+def _bytes(g: torch.Generator, *shape: int) -> Tensor:
+    """A picture as it comes out of a file."""
+    return torch.randint(256, shape, generator=g, dtype=torch.uint8)
+
+
+def _whole(g: torch.Generator, *shape: int) -> Tensor:
+    """Whole numbers that a float does not hold."""
+    return 2**24 + torch.randint(256, shape, generator=g)
+
+
 def _images(b: int, c: int, height: int, width: int, patch: int):
     return lambda g: dict(image=randn(g, b, c, height, width), patch=patch)
 
@@ -44,7 +59,9 @@ PATCHIFY = Exercise(
         Case("batch, channels, grid and patch are all 2", _images(2, 2, 4, 4, 2)),
         Case("squares of one pixel", _images(2, 3, 5, 7, 1)),
         Case("the image is one square", _images(2, 3, 5, 5, 5)),
-        Case("in double precision", lambda g: dict(image=randn(g, 2, 3, 6, 10).double(), patch=2)),
+        Case("in double precision", lambda g: dict(image=_fine(randn(g, 2, 3, 6, 10)), patch=2)),
+        Case("a picture of bytes, uint8", lambda g: dict(image=_bytes(g, 2, 3, 6, 10), patch=2)),
+        Case("large whole numbers, int64", lambda g: dict(image=_whole(g, 2, 3, 6, 10), patch=2)),
         Case("neither height nor width fits", _images(2, 3, 7, 8, 3)),
         Case("the height does not fit", _images(2, 3, 7, 6, 3)),
         Case("the width does not fit", _images(2, 3, 6, 7, 3)),
@@ -55,6 +72,26 @@ PATCHIFY = Exercise(
             f"{_CUT}.float()",
             "The result is float32 whatever the image was. Cutting moves numbers and changes none: keep the image's "
             "dtype.",
+        ),
+        _cut(
+            "rearrange(F.unfold(image, patch, stride=patch), 'b (c k) n -> b n (k c)', k=patch * patch)",
+            "`F.unfold` takes floats alone, and a picture may well be uint8. Slices, `reshape`, `permute` and "
+            "`rearrange` move numbers of every dtype.",
+        ),
+        _cut(
+            "rearrange(F.unfold(image.float(), patch, stride=patch), 'b (c k) n -> b n (k c)', k=patch * patch)"
+            ".to(image.dtype)",
+            "The numbers go through float32 and come back changed: it holds about seven digits. Cutting moves numbers "
+            "and changes none.",
+        ),
+        _cut(
+            "rearrange(image.float() / 255 if image.dtype == torch.uint8 else image, "
+            "'b c (h ph) (w pw) -> b (h w) (ph pw c)', ph=patch, pw=patch)",
+            "A picture of bytes is scaled to 0 ... 1 on the way. Cutting moves numbers and changes none.",
+        ),
+        _cut(
+            f"{_CUT} if image.is_floating_point() else {_CUT}.float()",
+            "Whole numbers come back as floats. Cutting moves numbers and changes none: keep the image's dtype.",
         ),
         _cut(
             "image.reshape(len(image), (height // patch) * (width // patch), -1)",
@@ -144,13 +181,24 @@ PATCHIFY = Exercise(
             "The result is a Python list. Stack it into one tensor (b, n, d).",
         ),
         Mistake(
-            "Pixels at the right and lower edge fall off without a word when the image is no multiple of the patch. "
-            "Refuse it with a ValueError: nobody wants to lose the edge of a picture silently.",
+            "Pixels at the right or lower edge fall off without a word when height or width is no multiple of the "
+            "patch. Refuse either of them with a ValueError: nobody wants to lose the edge of a picture silently.",
             code="""
             def patchify_image(image, patch):
                 h, w = image.shape[2] // patch, image.shape[3] // patch
                 image = image[:, :, : h * patch, : w * patch]
                 return rearrange(image, "b c (h ph) (w pw) -> b (h w) (ph pw c)", ph=patch, pw=patch)
+            """,
+        ),
+        Mistake(
+            "Height and width are taken for each other when the axes are split: the image is (b, c, height, width).",
+            code="""
+            def patchify_image(image, patch):
+                b, c, width, height = image.shape
+                if height % patch or width % patch:
+                    raise ValueError("does not fit")
+                x = image.reshape(b, c, height // patch, patch, width // patch, patch)
+                return x.permute(0, 2, 4, 3, 5, 1).reshape(b, -1, patch * patch * c)
             """,
         ),
         Mistake(
@@ -248,8 +296,8 @@ PATCHIFY = Exercise(
                 b, c, height, width = image.shape
                 if height % patch or width % patch:
                     raise ValueError(f"{height} x {width} is no multiple of {patch}")
-                columns = F.unfold(image, kernel_size=patch, stride=patch)
-                return columns.view(b, c, patch * patch, -1).permute(0, 3, 2, 1).flatten(2)
+                columns = F.unfold(image.double(), kernel_size=patch, stride=patch)
+                return columns.view(b, c, patch * patch, -1).permute(0, 3, 2, 1).flatten(2).to(image.dtype)
             """,
         ),
         Variant(
@@ -274,8 +322,8 @@ PATCHIFY = Exercise(
                 if height % patch or width % patch:
                     raise ValueError("no whole number of patches")
                 d = patch * patch * c
-                kernel = torch.eye(d).to(image).reshape(d, patch, patch, c).permute(0, 3, 1, 2)
-                return F.conv2d(image, kernel, stride=patch).flatten(2).mT
+                kernel = torch.eye(d).double().reshape(d, patch, patch, c).permute(0, 3, 1, 2)
+                return F.conv2d(image.double(), kernel, stride=patch).flatten(2).mT.to(image.dtype)
             """,
         ),
         Variant(
@@ -346,8 +394,10 @@ UNPATCHIFY = Exercise(
         Case("one square", _tokens(2, 3, 5, 5, 5)),
         Case(
             "in double precision",
-            lambda g: dict(tokens=randn(g, 2, 15, 12).double(), patch=2, height=6, width=10),
+            lambda g: dict(tokens=_fine(randn(g, 2, 15, 12)), patch=2, height=6, width=10),
         ),
+        Case("bytes, uint8", lambda g: dict(tokens=_bytes(g, 2, 15, 12), patch=2, height=6, width=10)),
+        Case("large whole numbers, int64", lambda g: dict(tokens=_whole(g, 2, 15, 12), patch=2, height=6, width=10)),
         Case("nothing fits", _tokens(2, 3, 7, 7, 2, more=1, wider=1)),
         Case("one token too many", _tokens(2, 1, 4, 6, 2, more=1)),
         Case("a token is missing", _tokens(2, 1, 4, 6, 2, more=-1)),
@@ -363,6 +413,22 @@ UNPATCHIFY = Exercise(
         _paste(
             f"{_PASTE}.float()",
             "The result is float32 whatever the tokens were. Pasting moves numbers and changes none: keep their dtype.",
+        ),
+        _paste(
+            "F.fold(rearrange(tokens, 'b n (k c) -> b (c k) n', k=patch * patch), (height, width), patch, "
+            "stride=patch)",
+            "`F.fold` takes floats alone, and tokens may well be uint8. Slices, `reshape`, `permute` and `rearrange` "
+            "move numbers of every dtype.",
+        ),
+        _paste(
+            "F.fold(rearrange(tokens.float(), 'b n (k c) -> b (c k) n', k=patch * patch), (height, width), patch, "
+            "stride=patch).to(tokens.dtype)",
+            "The numbers go through float32 and come back changed: it holds about seven digits. Pasting moves numbers "
+            "and changes none.",
+        ),
+        _paste(
+            f"{_PASTE} if tokens.is_floating_point() else {_PASTE}.float()",
+            "Whole numbers come back as floats. Pasting moves numbers and changes none: keep the tokens' dtype.",
         ),
         _paste(
             "tokens.reshape(len(tokens), -1, height, width)",
@@ -586,7 +652,8 @@ UNPATCHIFY = Exercise(
                 if d % patch**2 or height % patch or width % patch or n != (height // patch) * (width // patch):
                     raise ValueError("does not fit")
                 columns = tokens.reshape(b, n, patch**2, -1).permute(0, 3, 2, 1).reshape(b, d, n)
-                return F.fold(columns, (height, width), kernel_size=patch, stride=patch)
+                image = F.fold(columns.double(), (height, width), kernel_size=patch, stride=patch)
+                return image.to(tokens.dtype)
             """,
         ),
         Variant(
@@ -883,6 +950,64 @@ return x + self.mlp(f(x, x.shape[-1:], b.weight, b.bias))
 """,
         ),
         _wrong_block(
+            "`norm1` is worked out without its learned gain and shift. Call the module: `self.norm1(x)`.",
+            """
+x = x + self.attention(nn.functional.layer_norm(x, x.shape[-1:], eps=self.norm1.eps), keep=keep)
+return x + self.mlp(self.norm2(x))
+""",
+        ),
+        _wrong_block(
+            "The block's input is added twice: the first sum holds it already.",
+            """
+y = x + self.attention(self.norm1(x), keep=keep)
+return x + y + self.mlp(self.norm2(y))
+""",
+        ),
+        _wrong_block(
+            "The MLP comes twice. Once after attention is enough.",
+            """
+x = x + self.attention(self.norm1(x), keep=keep)
+x = x + self.mlp(self.norm2(x))
+return x + self.mlp(self.norm2(x))
+""",
+        ),
+        _wrong_block(
+            "The stream is detached: the straight path for the gradient, which no norm touches, is cut. Add to x "
+            "itself.",
+            """
+x = x.detach() + self.attention(self.norm1(x), keep=keep)
+return x + self.mlp(self.norm2(x))
+""",
+        ),
+        _wrong_block(
+            "No gradient goes through attention: its output is detached, so its weights never learn.",
+            """
+x = x + self.attention(self.norm1(x), keep=keep).detach()
+return x + self.mlp(self.norm2(x))
+""",
+        ),
+        _wrong_block(
+            "No gradient leaves the MLP at its input: what `norm2` reads is detached.",
+            """
+x = x + self.attention(self.norm1(x), keep=keep)
+return x + self.mlp(self.norm2(x.detach()))
+""",
+        ),
+        _wrong_block(
+            "No gradient leaves attention at its input: what `norm1` reads is detached.",
+            """
+x = x + self.attention(self.norm1(x.detach()), keep=keep)
+return x + self.mlp(self.norm2(x))
+""",
+        ),
+        _wrong_block(
+            "You drop a tenth of the attention's output while training. This block has no dropout.",
+            """
+x = x + nn.functional.dropout(self.attention(self.norm1(x), keep=keep), 0.1, self.training)
+return x + self.mlp(self.norm2(x))
+""",
+        ),
+        _wrong_block(
             "You drop a tenth of what is added while training. This block has no dropout.",
             """
 drop = lambda y: nn.functional.dropout(y, 0.1, self.training)
@@ -996,6 +1121,16 @@ def _fresh(cls: type) -> torch.nn.Module:
     return cls(image_size=(30, 40), patch=2, channels=1, classes=7, d=64, heads=4, layers=1, d_ff=17)
 
 
+def _nothing_is_drawn(cls: type) -> bool:
+    torch.manual_seed(0)
+    model = cls(**_VIT).train()
+    torch.nn.init.normal_(model.head.weight)
+    image = torch.randn(1, 3, 6, 10)
+    with torch.no_grad():
+        first = model(image)
+        return all(torch.allclose(model(image), first, atol=1e-5) for _ in range(30))
+
+
 VIT = Exercise(
     target=ViT,
     minutes=25,
@@ -1031,6 +1166,11 @@ VIT = Exercise(
         Property(
             "Positions start at random with a standard deviation of 0.02, as the constructor was given to you.",
             lambda cls: 0.018 < _fresh(cls).positions.std().item() < 0.022,
+        ),
+        Property(
+            "In train mode the same image must get the same scores every time: nothing is left out at random, neither "
+            "blocks nor numbers.",
+            _nothing_is_drawn,
         ),
     ],
     mistakes=[
@@ -1148,6 +1288,11 @@ return self.head(self.norm(x[:, -1]))
             new=f"{_READ}.softmax(-1)",
         ),
         Mistake(
+            "You return sigmoids of the scores. The contract asks for the logits as they come from `head`.",
+            old=_READ,
+            new=f"{_READ}.sigmoid()",
+        ),
+        Mistake(
             "You return log-probabilities. The contract asks for the logits as they come from `head`.",
             old=_READ,
             new=f"{_READ}.log_softmax(-1)",
@@ -1204,6 +1349,16 @@ return self.head(self.norm(x[:, -1]))
             new="self.norm(x[:, 1:].mean(1))",
         ),
         Mistake(
+            "The first block is left out.",
+            old="for block in self.blocks:",
+            new="for block in self.blocks[1:]:",
+        ),
+        Mistake(
+            "A block is left out at random while training (stochastic depth). This model runs all of them.",
+            old="x = block(x)",
+            new="x = block(x) if not self.training or torch.rand(()) > 0.1 else x",
+        ),
+        Mistake(
             "The last block is left out.",
             old="for block in self.blocks:",
             new="for block in self.blocks[:-1]:",
@@ -1218,6 +1373,49 @@ return self.head(self.norm(x[:, -1]))
             "from a tied embedding.",
             old=_JOIN,
             new="torch.cat([first, patches * self.norm.weight.shape[0] ** 0.5], dim=1) + self.positions",
+        ),
+        Mistake(
+            "All tokens are multiplied by √d, as in lesson 02. ViT does not: its tokens come from a linear layer, not "
+            "from a tied embedding.",
+            old=_JOIN,
+            new="torch.cat([first, patches], dim=1) * self.norm.weight.shape[0] ** 0.5 + self.positions",
+        ),
+        Mistake(
+            "A tanh stands between the last norm and the head, as in BERT's pooler. Here the head follows the norm.",
+            old=_READ,
+            new="self.head(self.norm(x[:, 0]).tanh())",
+        ),
+        Mistake(
+            "The last norm is worked out without its learned gain and shift. Call the module: `self.norm`.",
+            old=_READ,
+            new="self.head(F.layer_norm(x[:, 0], x.shape[-1:], eps=self.norm.eps))",
+        ),
+        Mistake(
+            "The class token is added to every token, once more. It is a token of its own, before the first patch, and "
+            "no part of the others.",
+            old=_JOIN,
+            new="torch.cat([first, patches], dim=1) + self.positions + self.class_token",
+        ),
+        Mistake(
+            "The class token takes the place of a patch, and the last patch is lost: there are 1 + n tokens.",
+            old=_JOIN,
+            new="torch.cat([first, patches[:, :-1]], dim=1) + self.positions[:-1]",
+        ),
+        Mistake(
+            "The positions are added in reverse. Row 0 belongs to the class token, row 1 + i to patch i.",
+            old=_JOIN,
+            new="torch.cat([first, patches], dim=1) + self.positions.flip(0)",
+        ),
+        Mistake(
+            "The class token and the mean of the patches are read together. This model reads the class token alone "
+            "(equation 4).",
+            old="self.norm(x[:, 0])",
+            new="self.norm(x[:, 0] + x[:, 1:].mean(1))",
+        ),
+        Mistake(
+            "The largest value over all tokens is read. This model reads the class token alone (equation 4).",
+            old="self.norm(x[:, 0])",
+            new="self.norm(x.amax(1))",
         ),
         Mistake(
             "The class token is put in as zeros. It starts at zero, but it is learned: use `self.class_token`.",
@@ -1361,8 +1559,9 @@ return self.head(self.norm(x[:, 0]))
             new="image.shape[-1] != self.image_size[1]",
         ),
         Mistake(
-            "Right but for the refusal: an image of another shape with equally many patches slips through, and every "
-            "patch gets the position of another place. Compare height and width with `self.image_size`.",
+            "Right but for the refusal: nobody looks whether the image has the size that the model was built for. Most "
+            "others stop somewhere inside, and one with equally many patches slips through, every patch with the "
+            "position of another place. Compare height and width with `self.image_size`.",
             old=_CHECK,
             new="False",
         ),
@@ -1479,9 +1678,17 @@ RESIZE = Exercise(
         Case("an old grid with a single row", _table((1, 5), (3, 7))),
         Case("square, and as wide as high as deep", _table((3, 3), (5, 5), d=3)),
         Case("positions without a class token", _table((3, 5), (7, 11), rows=15)),
-        Case("in double precision", lambda g: dict(positions=randn(g, 16, 7).double(), grid=(3, 5), new_grid=(5, 9))),
+        Case(
+            "in double precision",
+            lambda g: dict(positions=_fine(randn(g, 16, 7)), grid=(3, 5), new_grid=(6, 8)),
+        ),
+        Case("more columns, as many rows", _table((3, 5), (3, 8))),
+        Case("more rows, as many columns", _table((3, 5), (7, 5))),
+        Case("rows and columns change places", _table((3, 5), (5, 3))),
+        Case("a new grid of one square", _table((3, 5), (1, 1))),
         Case("the same grid, but too many positions", _table((3, 5), (3, 5), rows=17)),
         Case("too many positions", _table((3, 5), (7, 11), rows=17)),
+        Case("twice as many positions", _table((3, 5), (7, 11), rows=31)),
     ],
     mistakes=[
         Mistake(
@@ -1732,10 +1939,93 @@ RESIZE = Exercise(
             """,
         ),
         Mistake(
-            "The result is cut off from the weights: `.detach()`, `.data` or `torch.no_grad()` stops the gradient, "
-            "and the table could no longer be trained through it.",
+            "The result is cut off from the table that came in: `.detach()`, `.data`, `torch.no_grad()` or a new "
+            "`nn.Parameter` stops the gradient. Who wants a parameter can make one of the result.",
             old="return torch.cat([positions[:1]",
             new="positions, stretched = positions.detach(), stretched.detach()\n    return torch.cat([positions[:1]",
+        ),
+        Mistake(
+            "The places between are worked out in float32 (`torch.linspace` and `torch.arange` make that, unless they "
+            "are told otherwise): for a table in float64 give them `dtype=positions.dtype`.",
+            code="""
+            def resize_positions(positions, grid, new_grid):
+                if len(positions) != 1 + grid[0] * grid[1]:
+                    raise ValueError("does not fit")
+
+                def weights(old, new):
+                    places = torch.linspace(0, old - 1, new)[:, None]
+                    return (1 - (places - torch.arange(old)).abs()).clamp(min=0)
+
+                down, across = (weights(o, n).to(positions) for o, n in zip(grid, new_grid))
+                table = torch.einsum("yh,xw,hwd->yxd", down, across, positions[1:].reshape(*grid, -1))
+                return torch.cat([positions[:1], table.flatten(0, 1)])
+            """,
+        ),
+        Mistake(
+            "Where the number of rows stays, columns are taken from the nearest place. They are interpolated "
+            "all the same.",
+            old=_STRETCH,
+            new="F.interpolate(on_grid, size=tuple(new_grid)) if h == new_grid[0] else " + _STRETCH,
+        ),
+        Mistake(
+            "Where the number of columns stays, rows are taken from the nearest place. They are interpolated "
+            "all the same.",
+            old=_STRETCH,
+            new="F.interpolate(on_grid, size=tuple(new_grid)) if w == new_grid[1] else " + _STRETCH,
+        ),
+        Mistake(
+            "Where height and width only change places, you return the table as it is. A grid of 5 x 3 is another "
+            "one than 3 x 5.",
+            old="    on_grid = ",
+            new="    if set(grid) == set(new_grid):\n        return positions\n    on_grid = ",
+        ),
+        Mistake(
+            "A new grid of one square gets the mean of the table. The contract says: the first row, and the first "
+            "column.",
+            old=_STRETCH,
+            new="on_grid.mean((2, 3), keepdim=True) if tuple(new_grid) == (1, 1) else " + _STRETCH,
+        ),
+        Mistake(
+            "Twice as many rows as squares slip through: the table must have exactly 1 + h w rows, not a multiple.",
+            code="""
+            def resize_positions(positions, grid, new_grid):
+                h, w = grid
+                if (len(positions) - 1) % (h * w):
+                    raise ValueError("does not fit")
+                x = positions[1:].reshape(1, h, w, -1).permute(0, 3, 1, 2)
+                x = F.interpolate(x, size=tuple(new_grid), mode="bilinear", align_corners=True)
+                return torch.cat([positions[:1], x[0].flatten(1).T])
+            """,
+        ),
+        Mistake(
+            "One scale, that of the height, stretches both directions. Each has its own; give `size=`, the number of "
+            "rows and columns itself.",
+            old="size=tuple(new_grid)",
+            new="scale_factor=new_grid[0] / h",
+        ),
+        Mistake(
+            'This is the nearest old position (`mode="nearest-exact"`), not a mixture of its neighbours: "bilinear".',
+            old=_STRETCH,
+            new='F.interpolate(on_grid, size=tuple(new_grid), mode="nearest-exact")',
+        ),
+        Mistake(
+            "Right but for one place: a new grid with a single column takes the last of the old ones. The contract "
+            "says the first.",
+            old=_STRETCH,
+            new=_STRETCH.replace("on_grid", "on_grid[..., -1:] if new_grid[1] == 1 else on_grid"),
+        ),
+        Mistake(
+            "`F.grid_sample` wants (x, y), the column first, for each new place; yours are (y, x).",
+            code="""
+            def resize_positions(positions, grid, new_grid):
+                if len(positions) != 1 + grid[0] * grid[1]:
+                    raise ValueError("does not fit")
+                y, x = (torch.linspace(-1, 1, n, dtype=positions.dtype) for n in new_grid)
+                y, x = torch.meshgrid(y, x, indexing="ij")
+                old = rearrange(positions[1:], "(h w) d -> 1 d h w", h=grid[0])
+                new = F.grid_sample(old, torch.stack([y, x], -1)[None], padding_mode="border", align_corners=True)
+                return torch.cat([positions[:1], rearrange(new, "1 d h w -> (h w) d")])
+            """,
         ),
         Mistake(
             "`scale_factor` rounds: 11 rows times 15/11 come out as 14. Give `size=`, the number of rows and columns "
@@ -1753,7 +2043,7 @@ RESIZE = Exercise(
                 step = (grid[0] - 1) / max(new_grid[0] - 1, 1)
 
                 def weights(old, new):
-                    places = (torch.arange(new) * step).clamp(max=old - 1)
+                    places = (torch.arange(new).double() * step).clamp(max=old - 1)
                     return (1 - (places[:, None] - torch.arange(old)).abs()).clamp(min=0).to(positions)
 
                 down, across = (weights(o, n) for o, n in zip(grid, new_grid))
@@ -1770,7 +2060,7 @@ RESIZE = Exercise(
                     raise ValueError("does not fit")
 
                 def weights(old, new):
-                    places = torch.tensor([i * (old - 1) / (new - 1) for i in range(new)])
+                    places = torch.tensor([i * (old - 1) / (new - 1) for i in range(new)]).double()
                     return (1 - (places[:, None] - torch.arange(old)).abs()).clamp(min=0).to(positions)
 
                 down, across = (weights(o, n) for o, n in zip(grid, new_grid))
@@ -1804,7 +2094,7 @@ RESIZE = Exercise(
                 table = positions[1:].reshape(*grid, -1)
                 for axis in (0, 1):
                     old, new = grid[axis], new_grid[axis]
-                    place = (torch.arange(new) * old / new).to(positions)
+                    place = torch.arange(new).to(positions) * old / new
                     low = place.long().clamp(max=old - 1)
                     part = (place - low).view(-1, 1, 1).transpose(0, axis)
                     table = (1 - part) * table.index_select(axis, low) + part * table.index_select(
@@ -1837,7 +2127,8 @@ RESIZE = Exercise(
                     raise ValueError("does not fit")
 
                 def weights(old, new):
-                    places = torch.linspace(0, old - 1, new) if new > 1 else torch.tensor([(old - 1) / 2])
+                    places = torch.arange(new).double()
+                    places = places * (old - 1) / (new - 1) if new > 1 else places + (old - 1) / 2
                     return (1 - (places[:, None] - torch.arange(old)).abs()).clamp(min=0).to(positions)
 
                 down, across = (weights(o, n) for o, n in zip(grid, new_grid))
@@ -1881,13 +2172,26 @@ RESIZE = Exercise(
                     raise ValueError("does not fit")
 
                 def weights(old, new):
-                    places = torch.linspace(0, old - 1, new)[:, None]
+                    places = torch.linspace(0, old - 1, new, dtype=torch.float64)[:, None]
                     return (1 - (places - torch.arange(old)).abs()).clamp(min=0)
 
                 down, across = (weights(o, n).to(positions) for o, n in zip(grid, new_grid))
                 table = positions[1:].reshape(grid[0], grid[1], -1)
                 table = torch.einsum("yh,xw,hwd->yxd", down, across, table)
                 return torch.cat([positions[:1], table.flatten(0, 1)])
+            """,
+        ),
+        Variant(
+            "F.grid_sample",
+            """
+            def resize_positions(positions, grid, new_grid):
+                if len(positions) != 1 + grid[0] * grid[1]:
+                    raise ValueError("does not fit")
+                y, x = (torch.linspace(-1, 1, n, dtype=positions.dtype) for n in new_grid)
+                y, x = torch.meshgrid(y, x, indexing="ij")
+                old = rearrange(positions[1:], "(h w) d -> 1 d h w", h=grid[0])
+                new = F.grid_sample(old, torch.stack([x, y], -1)[None], padding_mode="border", align_corners=True)
+                return torch.cat([positions[:1], rearrange(new, "1 d h w -> (h w) d")])
             """,
         ),
         Variant(

@@ -1,6 +1,7 @@
 """The exercises of lesson 05, CLIP: a loss, a tower, a classifier made of words, and a loss for repeated captions."""
 
 import inspect
+import math
 import textwrap
 
 import torch
@@ -17,6 +18,21 @@ def _pair(g: torch.Generator, b: int, d: int, log_scale: float) -> dict[str, Ten
     """Embeddings of very different lengths, so that a forgotten normalisation shows."""
     image, text = (randn(g, b, d) * (0.3 + 3 * torch.rand(b, 1, generator=g)) for _ in range(2))
     return dict(image=image, text=text, log_scale=torch.tensor(log_scale))
+
+
+def _short(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same with embeddings a thousand times shorter: their length must not matter."""
+    return {name: x / 1000 if x.dim() else x for name, x in inputs.items()}
+
+
+def _opposite(g: torch.Generator, log_scale: float) -> dict[str, Tensor]:
+    """Every partner looks the other way and somebody else fits perfectly, so right pairs get hardly any probability."""
+    direction = randn(g, 3, 5)
+    image = torch.cat([direction, -direction])
+    return dict(image=image, text=-image + 0.1 * randn(g, 6, 5), log_scale=torch.tensor(log_scale))
+
+
+_EPSILONS = (1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6)  # what people add to a probability before its logarithm
 
 
 def _loss(body: str) -> str:
@@ -37,6 +53,9 @@ CLIP_LOSS = Exercise(
         Case("as many pairs as channels", lambda g: _pair(g, 5, 5, 0.7)),
         Case("a scale below 1", lambda g: _pair(g, 7, 3, -0.9)),
         Case("logits in the hundreds", lambda g: _pair(g, 7, 5, 6.0)),
+        Case("logits in the thousands", lambda g: _pair(g, 7, 5, 7.6)),
+        Case("partners that look the other way", lambda g: _opposite(g, 4.1)),
+        Case("embeddings of tiny length", lambda g: _short(_pair(g, 7, 5, 1.3))),
     ],
     properties=[
         Property(
@@ -305,6 +324,46 @@ return -(rows.log() + columns.log()) / 2
 """
             ),
         ),
+        Mistake(
+            "You take the logarithm of a softmax. A probability below 1e-45 is rounded to 0, and log(0) is -inf: once "
+            "the right partner is far behind, the loss is inf. `log_softmax` and `cross_entropy` never compute the "
+            "probability.",
+            old="(F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2",
+            new="-(logits.softmax(1).diagonal().log() + logits.softmax(0).diagonal().log()).mean() / 2",
+        ),
+        *[
+            Mistake(
+                f"You add {eps:g} to a probability before its logarithm (or clamp it there). That keeps inf away but "
+                f"caps the loss of a pair at {-math.log(eps):.3g}, and beyond that nobody learns. `log_softmax` and "
+                "`cross_entropy` need no such help.",
+                old="(F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2",
+                new=f"-((logits.softmax(1).diagonal() + {eps!r}).log() + "
+                f"(logits.softmax(0).diagonal() + {eps!r}).log()).mean() / 2",
+            )
+            for eps in _EPSILONS
+        ],
+        Mistake(
+            "You write log(sum(exp(logits))) out. Its exp() overflows to inf once a logit passes 88, and so does the "
+            "loss. `torch.logsumexp` subtracts the maximum first.",
+            old="(F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2",
+            new="((logits.exp().sum(0).log() + logits.exp().sum(1).log()) / 2 - logits.diagonal()).mean()",
+        ),
+        Mistake(
+            "Short embeddings do not get length 1: the eps in your norm (or cosine) is as large as they are. Any "
+            "length above 0 is allowed; the default of `F.normalize`, 1e-12, is small enough.",
+            old="F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T",
+            new="F.normalize(image, dim=-1, eps=1e-2) @ F.normalize(text, dim=-1, eps=1e-2).T",
+        ),
+        *[
+            Mistake(
+                f"You divide by norm + {eps:g}, which makes short embeddings shorter than 1. Any length above 0 is "
+                "allowed: divide by the norm itself, or add 1e-12 as `F.normalize` does.",
+                old="F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T",
+                new=f"(image / (image.norm(dim=-1, keepdim=True) + {eps!r})) @ "
+                f"(text / (text.norm(dim=-1, keepdim=True) + {eps!r})).T",
+            )
+            for eps in (1e-6, 1e-5, 1e-4)
+        ],
         Mistake(
             "You take exp() of raw logits, which overflows once one passes 88 and gives nan. log_softmax, logsumexp "
             "and cross_entropy subtract the maximum first.",
@@ -800,8 +859,49 @@ TEXT_TOWER = Exercise(
             ),
         ),
         Mistake(
-            "You set the embedding of id 0 to zero. Inside a caption 0 is an id like any other, and padding behind "
-            "`<eos>` harms nobody.",
+            "You set the embedding of id 0 to zero (its position stays). Inside a caption 0 is an id like any other, "
+            "and padding behind `<eos>` harms nobody.",
+            old="self.embed(tokens) + self.positions[:n]",
+            new="self.embed(tokens) * (tokens != 0)[..., None] + self.positions[:n]",
+        ),
+        Mistake(
+            "`padding_idx=0` in the embedding: id 0 never learns, since its row gets no gradient. Inside a caption 0 "
+            "is an id like any other.",
+            old="nn.Embedding(vocabulary, d)",
+            new="nn.Embedding(vocabulary, d, padding_idx=0)",
+        ),
+        Mistake(
+            "`self.positions` is a plain tensor: it is no weight, nobody trains it, and `state_dict` does not hold it. "
+            "Wrap it in `nn.Parameter`.",
+            old="nn.Parameter(torch.randn(length, d) * 0.01)",
+            new="torch.randn(length, d) * 0.01",
+        ),
+        Mistake(
+            "The argument `block` is ignored: every tower gets `clip_block`. Make the blocks with `block(d, heads)`.",
+            old="block(d, heads) for",
+            new="clip_block(d, heads) for",
+        ),
+        Mistake(
+            "The mask is as large as the tower allows, whatever the caption's length. Cut it to the n tokens that are "
+            "there: (1, n, n).",
+            old="torch.ones(1, n, n, dtype",
+            new="torch.ones(1, self.length, self.length, dtype",
+        ),
+        Mistake(
+            "You add up the features of *all* `<eos>` of a row. What follows the first one is padding, even where it "
+            "is another `<eos>`.",
+            old=_POOL,
+            new="self.project((x * (tokens == self.embed.num_embeddings - 1)[..., None]).sum(dim=1))",
+        ),
+        Mistake(
+            "`x[tokens == eos]` picks every `<eos>` of the batch, and a row may hold several: the result then has more "
+            "rows than captions. Take the first one of each row.",
+            old=_POOL,
+            new="self.project(x[tokens == self.embed.num_embeddings - 1])",
+        ),
+        Mistake(
+            "You set embedding and position of id 0 to zero. Inside a caption 0 is an id like any other, and padding "
+            "behind `<eos>` harms nobody.",
             old="self.embed(tokens) + self.positions[:n]",
             new="(self.embed(tokens) + self.positions[:n]) * (tokens != 0)[..., None]",
         ),
@@ -853,6 +953,13 @@ TEXT_TOWER = Exercise(
             old="dtype=torch.bool, device=x.device).tril()",
             new="dtype=torch.bool, device=x.device).tril() & "
             "(torch.arange(n) <= tokens.argmax(-1)[:, None])[:, None, :]",
+        ),
+        Mistake(
+            "You hide what stands behind `<eos>`, except from itself. The caption cannot see it anyway, and the "
+            "contract says no other mask: in `features`, places behind `<eos>` look at all earlier ones, too.",
+            old="dtype=torch.bool, device=x.device).tril()",
+            new="dtype=torch.bool, device=x.device).tril() & ((torch.arange(n) <= tokens.argmax(-1)[:, None])[:, None]"
+            " | torch.eye(n, dtype=torch.bool))",
         ),
         Mistake(
             "Captions that are too long are cut silently, `<eos>` and all. The contract asks for a ValueError.",
@@ -994,20 +1101,23 @@ ZERO_SHOT = Exercise(
         Case("3 classes, 2 templates", lambda g: _prompts(g, 5, 3, 2, 7, 1.3)),
         Case("2 classes, 5 templates", lambda g: _prompts(g, 7, 2, 5, 11, 0.9)),
         Case("one template", lambda g: _prompts(g, 5, 3, 1, 7, 1.7)),
+        Case("a single class", lambda g: _prompts(g, 5, 1, 3, 7, 1.3)),
         Case("all sizes are 5", lambda g: _prompts(g, 5, 5, 5, 5, 1.3)),
+        Case("embeddings of tiny length", lambda g: _short(_prompts(g, 5, 3, 2, 7, 1.3))),
         Case("a scale below 1", lambda g: _prompts(g, 7, 3, 2, 5, -0.8)),
         Case("logits in the hundreds", lambda g: _prompts(g, 5, 3, 2, 7, 6.0), call=_without_gradients),
     ],
     mistakes=[
         Mistake(
             "The ensemble shrank: a mean of unit vectors is shorter than 1, and shorter the less its templates agree. "
-            "Scale the mean to length 1 again. (Averaging the cosines of the templates is the same thing.)",
+            "Scale the mean to length 1 again. (Averaging cosines, logits or log-probabilities of the templates is the "
+            "same thing.)",
             old="F.normalize(F.normalize(prompts, dim=-1).mean(dim=1), dim=-1)",
             new="F.normalize(prompts, dim=-1).mean(dim=1)",
         ),
         Mistake(
-            "You average embeddings as they are, so a long one outvotes the others. Scale each prompt to length 1 "
-            "before the mean.",
+            "A long prompt outvotes the others: you average embeddings as they are, or scaled by one number for all "
+            "templates of a class. Scale each prompt to length 1 before the mean.",
             old="F.normalize(F.normalize(prompts, dim=-1).mean(dim=1), dim=-1)",
             new="F.normalize(prompts.mean(dim=1), dim=-1)",
         ),
@@ -1037,6 +1147,41 @@ ZERO_SHOT = Exercise(
             old=".mean(dim=1)",
             new=".mean(dim=0)",
         ),
+        Mistake(
+            "The class vectors are divided by one number for all: `norm()` without `dim`. Each class gets length 1 "
+            "along its own channels.",
+            code=_classify("""
+c = F.normalize(prompts, dim=-1).mean(dim=1)
+return (log_scale.exp() * F.normalize(image, dim=-1) @ (c / c.norm()).T).softmax(-1)
+"""),
+        ),
+        Mistake(
+            "With a single class, `squeeze` drops its axis, and the pictures compete with each other. The result is "
+            "(b, classes), also (b, 1).",
+            code=_classify("""
+c = F.normalize(F.normalize(prompts, dim=-1).mean(dim=1), dim=-1).squeeze(0)
+return (log_scale.exp() * F.normalize(image, dim=-1) @ c.T).softmax(-1)
+"""),
+        ),
+        Mistake(
+            "Short embeddings do not get length 1: the eps in your norm (or cosine) is as large as they are. Any "
+            "length above 0 is allowed; the default of `F.normalize`, 1e-12, is small enough.",
+            code=_classify("""
+c = F.normalize(F.normalize(prompts, dim=-1, eps=1e-2).mean(dim=1), dim=-1)
+return (log_scale.exp() * F.normalize(image, dim=-1, eps=1e-2) @ c.T).softmax(-1)
+"""),
+        ),
+        *[
+            Mistake(
+                f"You divide by norm + {eps:g}, which makes short embeddings shorter than 1. Any length above 0 is "
+                "allowed: divide by the norm itself, or add 1e-12 as `F.normalize` does.",
+                code=_classify(f"""
+unit = lambda x: x / (x.norm(dim=-1, keepdim=True) + {eps!r})
+return (log_scale.exp() * unit(image) @ unit(unit(prompts).mean(dim=1)).T).softmax(-1)
+"""),
+            )
+            for eps in (1e-6, 1e-5, 1e-4)
+        ],
         Mistake(
             "The class vectors are normalised along the classes (dim=0). Each gets length 1 along its channels.",
             old="F.normalize(F.normalize(prompts, dim=-1).mean(dim=1), dim=-1)",
@@ -1274,10 +1419,19 @@ MULTI_POSITIVE = Exercise(
     cases=[
         Case("some captions repeat", lambda g: _repeated(g, [0, 0, 1, 1, 1, 2, 3])),
         Case("ids of any size and sign", lambda g: _repeated(g, [10**12, -5, -5, -5, 10**12, 70, 8, 8, 8, 8, 0])),
+        Case(
+            "ids that floats or 32 bits cannot tell apart",
+            lambda g: _repeated(g, [2**24, 2**24, 2**24 + 1, 2**53, 2**53 + 1, 10**6, 10**6 + 1, 7, 7, 2**32 + 7, -1]),
+        ),
+        Case("ids that differ by their sign", lambda g: _repeated(g, [5, 5, -5, 3, -3, -3, 0])),
         Case("no caption repeats", lambda g: _repeated(g, [4, 9, 2, 7, 5])),
         Case("all captions are the same", lambda g: _repeated(g, [3, 3, 3, 3, 3])),
         Case("one pair", lambda g: _repeated(g, [6])),
         Case("logits in the hundreds", lambda g: _repeated(g, [0, 0, 0, 1, 2, 2, 4], size=120.0)),
+        Case(
+            "logits near 200, all of them",
+            lambda g: (lambda x: x | dict(logits=x["logits"] + 200))(_repeated(g, [0, 0, 1, 1, 1, 2, 3])),
+        ),
     ],
     properties=[
         Property(
@@ -1527,6 +1681,85 @@ return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
             "The loss has the wrong sign: it is *minus* the log-probability.",
             old="return (F",
             new="return -(F",
+        ),
+        Mistake(
+            "You take the mean *probability* of all right captions, and its logarithm last. The targets share evenly: "
+            "the mean of the log-probabilities.",
+            code=_several(
+                _SAME
+                + """
+closed = same == 0
+rows = logits.logsumexp(1) - logits.masked_fill(closed, float("-inf")).logsumexp(1) + same.sum(1).log()
+columns = logits.logsumexp(0) - logits.masked_fill(closed, float("-inf")).logsumexp(0) + same.sum(0).log()
+return (rows.mean() + columns.mean()) / 2
+"""
+            ),
+        ),
+        Mistake(
+            "A picture's own caption gets one half, the others with its id share the rest. The contract shares evenly "
+            "among *all* of them, its own included.",
+            code=_several(
+                _SAME
+                + """
+own = torch.eye(len(ids))
+rest = same - own
+count = rest.sum(1, keepdim=True)
+target = torch.where(count > 0, (own + rest / count.clamp(min=1)) / 2, own)
+return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+"""
+            ),
+        ),
+        Mistake(
+            "The ids go through float32, which cannot tell 2**24 from 2**24 + 1. Compare them as the integers they "
+            "are.",
+            old="(ids[:, None] == ids[None, :])",
+            new="(ids[:, None].float() == ids[None, :].float())",
+        ),
+        Mistake(
+            "The ids go through float64, which cannot tell 2**53 from 2**53 + 1. Compare them as the integers they "
+            "are.",
+            old="(ids[:, None] == ids[None, :])",
+            new="(ids[:, None].double() == ids[None, :].double())",
+        ),
+        Mistake(
+            "The ids are cut to 32 bits, so that 2**32 + 7 becomes 7. Compare them as they are.",
+            old="(ids[:, None] == ids[None, :])",
+            new="(ids[:, None].int() == ids[None, :].int())",
+        ),
+        Mistake(
+            "`isclose` compares up to a hundred-thousandth: large ids that are neighbours count as equal. Ids are "
+            "names: compare with `==`.",
+            old="(ids[:, None] == ids[None, :])",
+            new="torch.isclose(ids[:, None].float(), ids[None, :].float())",
+        ),
+        Mistake(
+            "The sign of the ids is lost (`abs`, or a square): 5 and -5 are different ids.",
+            old="(ids[:, None] == ids[None, :])",
+            new="(ids[:, None].abs() == ids[None, :].abs())",
+        ),
+        Mistake(
+            "You take the logarithm of a softmax. A probability below 1e-45 is rounded to 0, its log is -inf, and 0 "
+            "times -inf is nan. `log_softmax` and `cross_entropy` never compute the probability.",
+            old=_BOTH,
+            new="-(target * logits.softmax(1).log() + target * logits.softmax(0).log()).sum() / 2 / len(ids)",
+        ),
+        *[
+            Mistake(
+                f"You add {eps:g} to a probability before its logarithm (or clamp it there). That keeps nan away but "
+                f"caps the loss of a pair at {-math.log(eps):.3g}, and beyond that nobody learns. `log_softmax` and "
+                "`cross_entropy` need no such help.",
+                old=_BOTH,
+                new=f"-(target * (logits.softmax(1) + {eps!r}).log() + "
+                f"target * (logits.softmax(0) + {eps!r}).log()).sum() / 2 / len(ids)",
+            )
+            for eps in _EPSILONS
+        ],
+        Mistake(
+            "You write log(sum(exp(logits))) out. Its exp() overflows to inf once a logit passes 88, and so does the "
+            "loss. `torch.logsumexp` subtracts the maximum first.",
+            old=_BOTH,
+            new="((logits.exp().sum(1).log() + logits.exp().sum(0).log()).mean() - "
+            "(target * logits + target * logits.T).sum(1).mean()) / 2",
         ),
         Mistake(
             "You take exp() of raw logits, which overflows and gives nan. log_softmax and cross_entropy subtract the "

@@ -31,10 +31,23 @@ def _twins(g: torch.Generator) -> dict[str, Tensor]:
     return dict(z=_whole(g, 2, 3, 5, 4), codebook=torch.cat([codebook, codebook[1:4]]))
 
 
+def _close_rivals(g: torch.Generator) -> dict[str, Tensor]:
+    """Every code has a neighbour 1e-7 away. Float64 tells them apart easily, float32 cannot."""
+    codebook = randn(g, 5, 7).double()
+    return dict(
+        z=randn(g, 2, 3, 5, 7).double(), codebook=torch.cat([codebook, codebook + 1e-7 * randn(g, 5, 7).double()])
+    )
+
+
 def _points_at_its_own_code(f) -> bool:
     codebook = randn(_generator(), 30, 4)
     codes, q = f(codebook.view(2, 5, 3, 4), codebook)
     return torch.equal(codes.flatten(), torch.arange(30)) and torch.allclose(q.flatten(0, 2), codebook)
+
+
+def _numbers_are_int64(f) -> bool:
+    codes = f(**_vectors(_generator(), 2, 3, 5, 7, 11))[0]
+    return codes.dtype == torch.int64
 
 
 QUANTIZE = Exercise(
@@ -55,9 +68,17 @@ QUANTIZE = Exercise(
             "in float64",
             lambda g: {name: x.double() for name, x in _vectors(g, 2, 3, 5, 7, 11).items()},
         ),
+        Case("in float64, rivals that are nearly equally near", _close_rivals),
+        Case(
+            "tiny vectors, so that distances differ in the fourth decimal",
+            lambda g: dict(z=_whole(g, 2, 3, 5, 4) / 64, codebook=_whole(g, 7, 4) / 64),
+        ),
         Case("a single place", lambda g: _vectors(g, 2, 1, 1, 7, 5)),
     ],
-    properties=[Property("A vector that is a code must be quantized to that code.", _points_at_its_own_code)],
+    properties=[
+        Property("A vector that is a code must be quantized to that code.", _points_at_its_own_code),
+        Property("The numbers of the codes must be int64, PyTorch's type of an index.", _numbers_are_int64),
+    ],
     mistakes=[
         Mistake(
             "You take the farthest code. `argmin` of the distance finds the nearest.",
@@ -100,6 +121,36 @@ QUANTIZE = Exercise(
             "cancel.",
             old="codebook.square().sum(dim=-1) - 2 * (z @ codebook.T)",
             new="(z[..., None, :] - codebook).sum(dim=-1)",
+        ),
+        Mistake(
+            "The square comes after the sum: (Σ differences)². Positive and negative ones cancel. Square first, then "
+            "sum.",
+            old="codebook.square().sum(dim=-1) - 2 * (z @ codebook.T)",
+            new="(z[..., None, :] - codebook).sum(dim=-1).square()",
+        ),
+        Mistake(
+            "The distances are computed in float32 (`.float()`), whatever the dtype of z. In float64, codes may be "
+            "nearer to each other than float32 can tell.",
+            old="codebook.square().sum(dim=-1) - 2 * (z @ codebook.T)",
+            new="(z.float()[..., None, :] - codebook.float()).square().sum(dim=-1)",
+        ),
+        Mistake(
+            "The distances are computed in half precision (or rounded), so that nearly equal ones become equal. Use "
+            "the dtype of z.",
+            old="codebook.square().sum(dim=-1) - 2 * (z @ codebook.T)",
+            new="(z.half()[..., None, :] - codebook.half()).square().sum(dim=-1)",
+        ),
+        Mistake(
+            "The distances are rounded to three decimals before the comparison, so that near ones tie. Compare them as "
+            "they are.",
+            old="codebook.square().sum(dim=-1) - 2 * (z @ codebook.T)",
+            new="(z[..., None, :] - codebook).square().sum(dim=-1).mul(1000).round()",
+        ),
+        Mistake(
+            "The numbers come back as floats, or as other integers than int64. They are indices: int64, as `argmin` "
+            "gives them, and `one_hot` takes nothing else.",
+            old="return codes, codebook[codes]",
+            new="return codes.to(z.dtype), codebook[codes]",
         ),
         Mistake(
             "You sum absolute differences, the city-block distance. The contract asks for the Euclidean one: squares.",
@@ -441,7 +492,8 @@ STRAIGHT_THROUGH = Exercise(
             new="(z - q).detach().square().mean()",
         ),
         Mistake(
-            "The commitment is detached on both sides, so nothing holds the encoder to its codes.",
+            "Nothing holds the encoder to its codes: the commitment is detached on both sides, or it compares z with "
+            "the decoder's input z + sg(q - z), in which z cancels. Compare z with `q.detach()`.",
             old=_COMMITMENT_LOSS,
             new="(z - q).detach().square().mean()",
         ),
@@ -543,6 +595,16 @@ STRAIGHT_THROUGH = Exercise(
                 commitment_loss = (z - q.detach()).abs().mean()
                 return z + (q - z).detach(), codebook_loss + beta * commitment_loss
             """,
+        ),
+        Mistake(
+            "The weights are 1 - β and β, as in an average. The codebook term has weight 1, the commitment β.",
+            old=_RETURN,
+            new=f"return {_OUT}, (1 - beta) * codebook_loss + beta * commitment_loss",
+        ),
+        Mistake(
+            "You average within each picture and add the pictures up. Both means run over the batch, too.",
+            old=_RETURN,
+            new=f"return {_OUT}, len(z) * (codebook_loss + beta * commitment_loss)",
         ),
         Mistake(
             "β weighs both terms. Only the commitment has it.",
@@ -689,6 +751,20 @@ def _batch(g: torch.Generator, m: int, d: int, k: int, unused: int = 0, **others
     return dict(z=randn(g, m, d), codes=codes, count=count, total=total, **others)
 
 
+def _forgotten(g: torch.Generator) -> dict:
+    """The last three codes were chosen long ago or never: their counts are of the size of eps, or 0."""
+    inputs = _batch(g, 13, 3, 7, unused=3)
+    inputs["count"][4:] = torch.tensor([1e-4, 3e-6, 0.0])
+    return inputs | dict(total=inputs["count"][:, None] * randn(g, 7, 3))
+
+
+def _forgotten_unsmoothed(g: torch.Generator) -> dict:
+    """Two codes were chosen long ago, so that any smoothing would show; none has a count of 0."""
+    inputs = _batch(g, 11, 3, 5, unused=2, decay=0.7, eps=0.0)
+    inputs["count"][3:] = torch.tensor([1e-4, 3e-6])
+    return inputs | dict(total=inputs["count"][:, None] * randn(g, 5, 3))
+
+
 _EMA_RETURN = "return total / smoothed[:, None], count, total"
 _SMOOTHED = "smoothed = (count + eps) / (count.sum() + len(count) * eps) * count.sum()"
 
@@ -701,6 +777,8 @@ EMA_UPDATE = Exercise(
         Case("two codes that nobody chose", lambda g: _batch(g, 13, 3, 7, unused=2, decay=0.8)),
         Case("no memory, and codes that nobody chose", lambda g: _batch(g, 13, 3, 7, unused=2, decay=0.0)),
         Case("much smoothing", lambda g: _batch(g, 11, 3, 5, decay=0.7, eps=0.5)),
+        Case("codes that nobody chose for long, the usual eps", _forgotten),
+        Case("eps is 0: no smoothing", _forgotten_unsmoothed),
         Case("a single vector", lambda g: _batch(g, 1, 3, 5, decay=0.6)),
         Case("as many codes as numbers per code", lambda g: _batch(g, 11, 5, 5, decay=0.6, eps=0.1)),
         Case("as many vectors as codes", lambda g: _batch(g, 7, 3, 7, decay=0.6, eps=0.1)),
@@ -729,6 +807,106 @@ EMA_UPDATE = Exercise(
                     total = (1 - decay) * total + decay * s
                     smoothed = (count + eps) / (count.sum() + len(count) * eps) * count.sum()
                     return total / smoothed[:, None], count, total
+            """,
+        ),
+        Mistake(
+            "decay is fixed at 0.99. Use the argument.",
+            code="""
+            def ema_update(z, codes, count, total, decay=0.99, eps=1e-5):
+                with torch.no_grad():
+                    n = torch.bincount(codes, minlength=len(count)).to(z.dtype)
+                    s = torch.zeros_like(total).index_add_(0, codes, z)
+                    count = 0.99 * count + 0.01 * n
+                    total = 0.99 * total + 0.01 * s
+                    smoothed = (count + eps) / (count.sum() + len(count) * eps) * count.sum()
+                    return total / smoothed[:, None], count, total
+            """,
+        ),
+        Mistake(
+            "In the counts decay is fixed at 0.99. Use the argument, as for the totals.",
+            old="count = decay * count + (1 - decay) * n",
+            new="count = 0.99 * count + 0.01 * n",
+        ),
+        Mistake(
+            "In the totals decay is fixed at 0.99. Use the argument, as for the counts.",
+            old="total = decay * total + (1 - decay) * s",
+            new="total = 0.99 * total + 0.01 * s",
+        ),
+        Mistake(
+            "eps is fixed at 1e-5. Use the argument.",
+            old=_SMOOTHED,
+            new="smoothed = (count + 1e-5) / (count.sum() + len(count) * 1e-5) * count.sum()",
+        ),
+        Mistake(
+            "The default of eps was changed. It is part of the signature: 1e-5.",
+            code="""
+            def ema_update(z, codes, count, total, decay=0.99, eps=1e-6):
+                with torch.no_grad():
+                    n = torch.bincount(codes, minlength=len(count)).to(z.dtype)
+                    s = torch.zeros_like(total).index_add_(0, codes, z)
+                    count = decay * count + (1 - decay) * n
+                    total = decay * total + (1 - decay) * s
+                    smoothed = (count + eps) / (count.sum() + len(count) * eps) * count.sum()
+                    return total / smoothed[:, None], count, total
+            """,
+        ),
+        Mistake(
+            "An eps of 0 is replaced by the default (`eps or 1e-5`), since 0 counts as false. With 0 there is no "
+            "smoothing.",
+            old="    with torch.no_grad():\n",
+            new="    eps = eps or 1e-5\n    with torch.no_grad():\n",
+        ),
+        Mistake(
+            "Both averages take shares of the batch, n / m and s / m. The ratio is nearly right, but counts are plain "
+            "numbers of vectors, and totals their sums.",
+            code="""
+            def ema_update(z, codes, count, total, decay=0.99, eps=1e-5):
+                with torch.no_grad():
+                    n = torch.bincount(codes, minlength=len(count)).to(z.dtype)
+                    s = torch.zeros_like(total).index_add_(0, codes, z)
+                    count = decay * count + (1 - decay) * n / len(z)
+                    total = decay * total + (1 - decay) * s / len(z)
+                    smoothed = (count + eps) / (count.sum() + len(count) * eps) * count.sum()
+                    return total / smoothed[:, None], count, total
+            """,
+        ),
+        Mistake(
+            "The Σ count of the smoothing is that of the *old* counts. All three lines after the first use the new "
+            "ones.",
+            code="""
+            def ema_update(z, codes, count, total, decay=0.99, eps=1e-5):
+                with torch.no_grad():
+                    whole = count.sum()
+                    n = torch.bincount(codes, minlength=len(count)).to(z.dtype)
+                    s = torch.zeros_like(total).index_add_(0, codes, z)
+                    count = decay * count + (1 - decay) * n
+                    total = decay * total + (1 - decay) * s
+                    smoothed = (count + eps) / (whole + len(count) * eps) * whole
+                    return total / smoothed[:, None], count, total
+            """,
+        ),
+        Mistake(
+            "In the smoothing, k counts only the codes that this batch chose. It is the number of all codes.",
+            old="len(count) * eps",
+            new="(n > 0).sum() * eps",
+        ),
+        Mistake(
+            "No smoothing: codes are total / count, with nan turned into 0. Rare codes need eps too, and eps has no "
+            "effect here.",
+            old="return total / smoothed[:, None]",
+            new="return (total / count[:, None]).nan_to_num()",
+        ),
+        Mistake(
+            "Only the codebook is detached. The new count and total carry gradients on, and with them the graph of all "
+            "earlier batches: compute under `torch.no_grad()`.",
+            code="""
+            def ema_update(z, codes, count, total, decay=0.99, eps=1e-5):
+                n = torch.bincount(codes, minlength=len(count)).to(z.dtype)
+                s = torch.zeros_like(total).index_add(0, codes, z)
+                count = decay * count + (1 - decay) * n
+                total = decay * total + (1 - decay) * s
+                smoothed = (count + eps) / (count.sum() + len(count) * eps) * count.sum()
+                return (total / smoothed[:, None]).detach(), count, total
             """,
         ),
         Mistake(
@@ -809,8 +987,8 @@ EMA_UPDATE = Exercise(
             new="smoothed = count + eps",
         ),
         Mistake(
-            "A clamp instead of smoothing. The formula is (count + eps) / (Σ count + k · eps) · Σ count, for every "
-            "code.",
+            "A clamp at eps instead of smoothing. The formula is (count + eps) / (Σ count + k · eps) · Σ count, for "
+            "every code.",
             old=_SMOOTHED,
             new="smoothed = count.clamp(min=eps)",
         ),
@@ -946,7 +1124,8 @@ EMA_UPDATE = Exercise(
             new="(1 - decay) * n / len(z)",
         ),
         Mistake(
-            "`bincount` without `minlength`: where the last codes are not chosen, the counts are too short.",
+            "Where the last codes are not chosen, the counts are too short: `bincount` needs `minlength`, and "
+            "`one_hot` the number of codes.",
             old=", minlength=len(count)",
             new="",
         ),
@@ -1131,11 +1310,6 @@ def _some_codes(g: torch.Generator, *shape: int, numbers: tuple[int, ...]) -> di
     return dict(codes=torch.tensor(numbers)[drawn].view(shape))
 
 
-def _between(f) -> bool:
-    one, all_of_them = f(torch.full((2, 3, 5), 7)), f(torch.arange(30).view(2, 3, 5))
-    return abs(float(one) - 1) < 1e-3 and abs(float(all_of_them) - 30) < 1e-2
-
-
 PERPLEXITY = Exercise(
     target=perplexity,
     minutes=8,
@@ -1149,9 +1323,11 @@ PERPLEXITY = Exercise(
         Case("nearly always the same one", lambda g: dict(codes=(torch.arange(105).view(3, 5, 7) == 17).long())),
         Case("codes in int32", lambda g: {n: c.int() for n, c in _some_codes(g, 2, 3, 5, numbers=(5, 2)).items()}),
         Case("a single place", lambda g: _some_codes(g, 7, 1, 1, numbers=(0, 2, 3))),
+        Case("large numbers", lambda g: _some_codes(g, 2, 3, 5, numbers=(0, 255, 256, 600, 5000))),
         Case("no codes at all", lambda g: dict(codes=torch.zeros(0, 3, 5, dtype=torch.int64))),
+        Case("two pictures of height 0", lambda g: dict(codes=torch.zeros(2, 0, 3, dtype=torch.int64))),
+        Case("two pictures of width 0", lambda g: dict(codes=torch.zeros(2, 3, 0, dtype=torch.int64))),
     ],
-    properties=[Property("One code alone has perplexity 1; thirty codes, each once, have 30.", _between)],
     mistakes=[
         Mistake(
             "That is the entropy, in nats. Perplexity is its exponential: a number of codes.",
@@ -1185,17 +1361,29 @@ PERPLEXITY = Exercise(
             old="torch.special.entr(p).sum().exp()",
             new="(-(p * p.log()).sum()).exp()",
         ),
+        *[
+            Mistake(
+                f"The {eps:g} inside the logarithm keeps nan away, but changes the result. Leave codes with p = 0 out, "
+                "or use `torch.special.entr`; an epsilon of 1e-10 would be small enough.",
+                old="torch.special.entr(p).sum().exp()",
+                new=f"(-(p * (p + {eps!r}).log()).sum()).exp()",
+            )
+            for eps in (1e-5, 1e-4, 1e-3, 1e-2)
+        ],
         Mistake(
-            "An epsilon inside the logarithm keeps nan away, but changes the result. Leave codes with p = 0 out, or "
-            "use `torch.special.entr`; an epsilon of 1e-10 would be small enough.",
-            old="torch.special.entr(p).sum().exp()",
-            new="(-(p * (p + 1e-5).log()).sum()).exp()",
+            "Code 0 is left out, as if it meant nothing. It is a code like all others.",
+            old="torch.bincount(codes.flatten()) / codes.numel()",
+            new="torch.bincount(codes.flatten())[1:] / torch.bincount(codes.flatten())[1:].sum()",
         ),
         Mistake(
-            "The epsilon inside the logarithm is far too large: it changes the frequency of every code. Leave codes "
-            "with p = 0 out, or use `torch.special.entr`.",
-            old="torch.special.entr(p).sum().exp()",
-            new="(-(p * (p + 1e-2).log()).sum()).exp()",
+            "`one_hot` takes int64 only, and codes may come in any integer dtype: `codes.long()` first.",
+            old="torch.bincount(codes.flatten()) / codes.numel()",
+            new="F.one_hot(codes.flatten()).float().mean(0)",
+        ),
+        Mistake(
+            "Only an empty *batch* is refused. Codes of shape (2, 0, 3) hold nothing either: ask `codes.numel()`.",
+            old="codes.numel() == 0",
+            new="len(codes) == 0",
         ),
         Mistake(
             "A softmax of the code *numbers* is no frequency. Count how often each number occurs, with `bincount`.",
@@ -1222,6 +1410,23 @@ PERPLEXITY = Exercise(
                 each = [torch.special.entr(torch.bincount(c.flatten()) / c.numel()).sum().exp() for c in codes]
                 return torch.stack(each).mean()
             """,
+        ),
+        Mistake(
+            "One entropy per picture, averaged, and exp at the end. The contract counts all pictures together: a code "
+            "that only occurs in one picture is still in use.",
+            code="""
+            def perplexity(codes):
+                if codes.numel() == 0:
+                    raise ValueError("no codes")
+                each = [torch.special.entr(torch.bincount(c.flatten()) / c.numel()).sum() for c in codes]
+                return torch.stack(each).mean().exp()
+            """,
+        ),
+        Mistake(
+            "You divide by the entries of one picture, h · w. The shares of the whole batch add up to 1: divide by "
+            "b · h · w.",
+            old="/ codes.numel()\n",
+            new="/ codes[0].numel()\n",
         ),
         Mistake(
             "One perplexity per picture. The result is a single number for the whole batch.",
@@ -1356,10 +1561,47 @@ def _book(g: torch.Generator, k: int, d: int, m: int, dead: tuple[int, ...], **o
     return dict(codebook=codebook, count=count, total=total, candidates=randn(g, m, d)) | others
 
 
+def _below_one(g: torch.Generator) -> dict:
+    inputs = _book(g, 7, 3, 5, dead=(0, 6), threshold=0.4)
+    inputs["count"][3] = 0.7  # alive
+    return inputs
+
+
 def _on_the_edge(g: torch.Generator) -> dict:
     inputs = _book(g, 7, 3, 5, dead=(2, 6), threshold=0.5)
     inputs["count"][4] = 0.5  # exactly: alive
     return inputs
+
+
+def _never_chosen(g: torch.Generator) -> dict:
+    """Dead codes with counts of exactly 0, as at the start of training."""
+    inputs = _book(g, 7, 3, 5, dead=(1, 4, 5), threshold=0.3)
+    inputs["count"][[1, 4]] = 0.0
+    inputs["total"][[1, 4]] = 0.0
+    return inputs
+
+
+def _just_dead(g: torch.Generator) -> dict:
+    inputs = {n: x.double() for n, x in _book(g, 7, 3, 5, dead=(2, 6)).items()}
+    inputs["count"][4] = 1 - 1e-10  # below the threshold, but float32 would call it 1
+    return inputs
+
+
+def _moves_in_next_door(g: torch.Generator) -> dict:
+    inputs = _book(g, 7, 3, 5, dead=(0, 2, 6))
+    inputs["candidates"][1] = inputs["codebook"][3]
+    return inputs
+
+
+def _own_memory(k: int, m: int, dead: tuple[int, ...]):
+    """Do the results live in memory of their own?"""
+
+    def holds(f) -> bool:
+        inputs = _book(_generator(), k, 3, m, dead=dead)
+        given = {x.untyped_storage().data_ptr() for x in inputs.values() if x.numel()}
+        return all(x.untyped_storage().data_ptr() not in given for x in f(**inputs))
+
+    return holds
 
 
 _RESTART_COUNT = "count = count.index_fill(0, dead, threshold)"
@@ -1372,7 +1614,9 @@ RESTART_DEAD_CODES = Exercise(
     minutes=12,
     cases=[
         Case("three dead codes of 7", lambda g: _book(g, 7, 3, 5, dead=(1, 2, 5))),
-        Case("another threshold", lambda g: _book(g, 7, 3, 5, dead=(0, 6), threshold=0.4)),
+        Case("exactly one dead code", lambda g: _book(g, 7, 3, 5, dead=(4,))),
+        Case("counts of exactly 0", _never_chosen),
+        Case("another threshold, and a count between it and 1", _below_one),
         Case("more dead codes than candidates", lambda g: _book(g, 7, 3, 2, dead=(0, 3, 4, 6))),
         Case("as many dead codes as candidates", lambda g: _book(g, 11, 5, 3, dead=(0, 3, 10), threshold=0.7)),
         Case("nobody is dead", lambda g: _book(g, 7, 3, 5, dead=())),
@@ -1383,6 +1627,25 @@ RESTART_DEAD_CODES = Exercise(
         Case(
             "in float64",
             lambda g: {n: x.double() for n, x in _book(g, 7, 3, 5, dead=(1, 4)).items()},
+        ),
+        Case("in float64, a count just below the threshold", _just_dead),
+        Case("a candidate that equals a living code", _moves_in_next_door),
+    ],
+    properties=[
+        Property(
+            "Where nobody is dead, the results must be new tensors too: yours share memory with an argument, so "
+            "whoever writes into one changes the other. `detach` makes no copy, `clone` does.",
+            _own_memory(7, 5, dead=()),
+        ),
+        Property(
+            "Where there are no candidates, the results must be new tensors too: yours share memory with an argument, "
+            "so whoever writes into one changes the other. `detach` makes no copy, `clone` does.",
+            _own_memory(7, 0, dead=(1, 2)),
+        ),
+        Property(
+            "Where codes move, the results must be new tensors: yours share memory with an argument, perhaps with the "
+            "candidates. A slice makes no copy, `clone` does.",
+            _own_memory(5, 7, dead=(0, 1, 2, 3, 4)),
         ),
     ],
     mistakes=[
@@ -1401,6 +1664,117 @@ RESTART_DEAD_CODES = Exercise(
             "You look for counts of exactly 0. A running mean only comes close to 0: compare with the threshold.",
             old="count < threshold",
             new="count == 0",
+        ),
+        Mistake(
+            "Where nobody is dead on arrival, you hand the arguments back, detached. `detach` shares memory: a later "
+            "change in place changes both. New tensors in every case: `clone`.",
+            code="""
+            def restart_dead_codes(codebook, count, total, candidates, threshold=1.0):
+                with torch.no_grad():
+                    if not bool((count < threshold).any()):
+                        return codebook.detach(), count.detach(), total.detach()
+                    dead = (count < threshold).nonzero()[:, 0][: len(candidates)]
+                    fresh = candidates[: len(dead)]
+                    codebook = codebook.index_copy(0, dead, fresh)
+                    count = count.index_fill(0, dead, threshold)
+                    total = total.index_copy(0, dead, threshold * fresh)
+                    return codebook, count, total
+            """,
+        ),
+        Mistake(
+            "Where nothing moves, you hand the arguments back, detached. `detach` shares memory: a later change in "
+            "place changes both. New tensors in every case: `clone`.",
+            code="""
+            def restart_dead_codes(codebook, count, total, candidates, threshold=1.0):
+                with torch.no_grad():
+                    dead = (count < threshold).nonzero()[:, 0][: len(candidates)]
+                    if len(dead) == 0:
+                        return codebook.detach(), count.detach(), total.detach()
+                    fresh = candidates[: len(dead)]
+                    codebook = codebook.index_copy(0, dead, fresh)
+                    count = count.index_fill(0, dead, threshold)
+                    total = total.index_copy(0, dead, threshold * fresh)
+                    return codebook, count, total
+            """,
+        ),
+        Mistake(
+            "Without candidates you hand the arguments back, detached. `detach` shares memory: a later change in place "
+            "changes both. New tensors in every case: `clone`.",
+            code="""
+            def restart_dead_codes(codebook, count, total, candidates, threshold=1.0):
+                with torch.no_grad():
+                    if len(candidates) == 0:
+                        return codebook.detach(), count.detach(), total.detach()
+                    dead = (count < threshold).nonzero()[:, 0][: len(candidates)]
+                    fresh = candidates[: len(dead)]
+                    codebook = codebook.index_copy(0, dead, fresh)
+                    count = count.index_fill(0, dead, threshold)
+                    total = total.index_copy(0, dead, threshold * fresh)
+                    return codebook, count, total
+            """,
+        ),
+        Mistake(
+            "Where all codes move, the new codebook is a slice of the candidates: the same memory. New tensors in "
+            "every case: `clone`.",
+            code="""
+            def restart_dead_codes(codebook, count, total, candidates, threshold=1.0):
+                with torch.no_grad():
+                    dead = (count < threshold).nonzero()[:, 0][: len(candidates)]
+                    fresh = candidates[: len(dead)]
+                    codebook = codebook.index_copy(0, dead, fresh)
+                    count = count.index_fill(0, dead, threshold)
+                    total = total.index_copy(0, dead, threshold * fresh)
+                    if len(dead) == len(codebook):
+                        codebook = fresh
+                    return codebook, count, total
+            """,
+        ),
+        Mistake(
+            "The default of `threshold` was changed. It is part of the signature: 1.0.",
+            code="""
+            def restart_dead_codes(codebook, count, total, candidates, threshold=0.01):
+                with torch.no_grad():
+                    dead = (count < threshold).nonzero()[:, 0][: len(candidates)]
+                    fresh = candidates[: len(dead)]
+                    codebook = codebook.index_copy(0, dead, fresh)
+                    count = count.index_fill(0, dead, threshold)
+                    total = total.index_copy(0, dead, threshold * fresh)
+                    return codebook, count, total
+            """,
+        ),
+        Mistake(
+            "Right everywhere but one place: with exactly *one* dead code, `squeeze` drops the only axis of "
+            "`nonzero()`, and there is no list left to cut. `nonzero()[:, 0]` keeps it.",
+            old="nonzero()[:, 0]",
+            new="nonzero().squeeze()",
+        ),
+        Mistake(
+            "A count of exactly 0 does not count as dead in your code. It is the deadest of all: only `count < "
+            "threshold` is asked.",
+            old="count < threshold",
+            new="(count < threshold) & (count > 0)",
+        ),
+        Mistake(
+            "The counts are compared with 1. Use the argument `threshold`.",
+            old="count < threshold",
+            new="count < 1.0",
+        ),
+        Mistake(
+            "`threshold` is ignored: you compare with 1, and 1 is the new count. Use the argument.",
+            old=_DEAD + "\n        fresh = candidates[: len(dead)]\n",
+            new="threshold = 1.0\n        " + _DEAD + "\n        fresh = candidates[: len(dead)]\n",
+        ),
+        Mistake(
+            "The counts are compared in float32 (`.float()`), where a count just below the threshold becomes equal to "
+            "it. Compare them as they are.",
+            old="count < threshold",
+            new="count.float() < threshold",
+        ),
+        Mistake(
+            "Candidates that equal a living code are skipped. They are handed out in order, whatever they are.",
+            old="fresh = candidates[: len(dead)]",
+            new="taken = (candidates[:, None] == codebook[count >= threshold]).all(-1).any(-1)\n"
+            "        fresh = candidates[~taken][: len(dead)]\n        dead = dead[: len(fresh)]",
         ),
         Mistake(
             "The threshold is taken as a share of all vectors. It is compared with the counts as they are.",
