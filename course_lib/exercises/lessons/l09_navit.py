@@ -284,6 +284,25 @@ FIRST_FIT = Exercise(
             """,
         ),
         Mistake(
+            "A `break` is missing: the search goes on behind a row that had room, so a sequence joins every such row, "
+            "and the `else` of the loop opens a new one for it besides.",
+            code="""
+            def first_fit(lengths, capacity):
+                rows, room = [], []
+                for i, length in enumerate(lengths):
+                    if not 1 <= length <= capacity:
+                        raise ValueError("does not fit")
+                    for r in range(len(rows)):
+                        if length <= room[r]:
+                            rows[r].append(i)
+                            room[r] -= length
+                    else:
+                        rows.append([i])
+                        room.append(capacity - length)
+                return rows
+            """,
+        ),
+        Mistake(
             "The sequence that opens a row is not counted, so the row takes more than `capacity`. A new row has "
             "capacity - length left.",
             code="""
@@ -1481,6 +1500,12 @@ POSITIONS = Exercise(
             new="at = place * last if self.fractional else place.floor()",
         ),
         Mistake(
+            "The share has one number per token, (...), and the rows of a table are (..., d): they do not line up. "
+            "Give the share a last axis of one, `part[..., None]`.",
+            old="part = (at - low)[..., None]",
+            new="part = at - low",
+        ),
+        Mistake(
             "The tables cannot learn: `.data`, `.detach()` or `torch.no_grad()` cuts them off from the loss.",
             old=_SUM,
             new="table = table.detach()\n            " + _SUM,
@@ -1720,6 +1745,12 @@ POOL = Exercise(
             "An image without tokens gets nan, 0 / 0. The contract asks for zeros.",
             old=_DIVIDE,
             new="total / torch.bincount(owner, minlength=count)[:, None]",
+        ),
+        Mistake(
+            "You add a small number to the count, against a division by zero, and every mean comes out a little too "
+            "small. `.clamp(min=1)` changes nothing but the 0.",
+            old=_DIVIDE,
+            new="total / (torch.bincount(owner, minlength=count)[:, None] + 1e-6)",
         ),
         Mistake(
             "Padding is added to the last image: -1 as an index means the last one. Leave padding out first.",
