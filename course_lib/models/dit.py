@@ -87,14 +87,17 @@ class DiTBlock(nn.Module):
         ``modulation`` turns the condition into six vectors of width d per sample, in this order: shift, scale and gate
         for the attention, then shift, scale and gate for the MLP. All tokens of a sample share them. Each part
 
-        1. reads the tokens through its norm (``norm1`` or ``norm2``), multiplied by *1 + scale*, plus shift;
+        1. reads the tokens through its norm (``norm1`` or ``norm2``, with their eps of 1e-6: a token of zeros is
+           normalised to zeros), multiplied by *1 + scale*, plus shift;
         2. is multiplied by its gate, and then added to the tokens as they came in. The gate acts on what the part
            says, not on the tokens: with all gates 0 the block returns x.
+
+        Initial weights are not set here; ``initialise_dit`` does that.
 
         Args:
             x: (b, n, d), the tokens; left as they are. The MLP reads the tokens with the attention added.
             condition: (b, d).
-        Returns: (b, n, d).
+        Returns: (b, n, d), computed in the dtype of x and of the weights.
         """
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=-1)
         x = x + gate1.unsqueeze(1) * self.attention(modulate(self.norm1(x), shift1, scale1))
@@ -162,19 +165,26 @@ def initialise_dit(model: nn.Module) -> None:
 
     What must be zero comes last, or a more general rule would overwrite it.
 
-    1. Every ``nn.Linear`` in the model, wherever it is: the weight Xavier uniform (``nn.init.xavier_uniform_``), the
-       bias, if there is one, zero.
+    1. Every ``nn.Linear`` in the model, wherever it is, subclasses of it too: the weight Xavier uniform
+       (``nn.init.xavier_uniform_``), the bias, if there is one, zero.
     2. The embeddings of label and time: ``model.label.table.weight``, ``model.time[0].weight`` and
        ``model.time[2].weight`` normal with standard deviation 0.02 and mean 0.
     3. Zero, weights and biases, in ``block.modulation[1]`` of each block of ``model.blocks``, in
        ``model.modulation[1]`` and in ``model.out``.
 
-    Nothing else is touched: norms and the positions, ``model.positions``, stay as they are. Nothing is frozen, and the
-    parameters stay the objects that they are: an optimizer may hold them already.
+    Nothing else is touched: norms, convolutions, other embeddings, loose parameters and the positions (the buffer
+    ``model.positions``) stay as they are. The parameters stay the objects that they are: an optimizer may hold them
+    already. Whether one is frozen does not change, nor does it matter: a frozen linear layer is set like the others.
+    The modes stay too, the model's (train or eval) and PyTorch's (gradients on or off). Every tensor gets random
+    numbers of its own, new ones at every call; seeding is left to the caller.
+
+    The model's parameters require gradients, and PyTorch lets nobody write into such a tensor, unless under
+    ``torch.no_grad()``. The functions of ``nn.init`` see to that themselves.
 
     Args:
-        model: with the parts ``embed``, ``time``, ``label``, ``blocks``, ``modulation`` and ``out``, all that is named
-            with an index an ``nn.Sequential``. Some linear layers may have no bias.
+        model: with the parts ``embed``, ``time``, ``label``, ``blocks`` (an ``nn.ModuleList``), ``modulation`` and
+            ``out``; ``time`` and every ``modulation`` are an ``nn.Sequential``. There may be more parts. Any linear
+            layer may be without a bias, those of step 3 too.
     Returns: None.
     Source: Peebles and Xie 2023, section 3.2, "adaLN-Zero block", and the paper's code.
     """
@@ -283,12 +293,14 @@ def forward_with_cfg(
     channels come back as the model returned them.
 
     Args:
-        model: called as ``model(xt, t, labels)``.
-        xt: (2b, c, h, w).
+        model: any callable, called as ``model(xt, t, labels)``, without keywords. If it is an ``nn.Module``, its mode
+            (train or eval) is left as it is. What it returns may be overwritten.
+        xt: (2b, c, h, w), b >= 1; left as it is, like t and labels.
         t: (2b,) times, in floating point or integer.
-        labels: (2b,) int64.
-        w: 1 gives cond, 0 gives uncond.
-    Returns: (2b, out, h, w), where ``out`` is what the model returns: c or 2c.
+        labels: (2b,) int64. The null label may be any number, not just the largest.
+        w: any number, also below 0: 1 gives cond, 0 gives uncond. Even then the result is made as above.
+    Returns: (2b, out, h, w), where ``out`` is what the model returns: c or 2c; in the dtype of what it returned.
+        Gradients are not asked for.
     Raises: ValueError if the batch is odd.
     Source: Peebles and Xie 2023, section 3.1, "Classifier-free guidance". The paper's code guides only the first 3 of 4
         channels; all is what the equation says.

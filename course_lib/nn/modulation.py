@@ -24,13 +24,15 @@ def timestep_embedding(t: Float[Tensor, " b"] | Int[Tensor, " b"], dim: int) -> 
     half + i is sin(t f_i). So the first column turns by t radians, and the slowest by a little more than t / 10000. All
     cosines come first, then all sines.
 
-    Times are meant to run from 0 to 1000: whoever counts from 0 to 1 multiplies before. They may lie between whole
-    numbers, and t = 0.5 differs from t = 0.
+    Times are meant to run from 0 to 1000: whoever counts from 0 to 1 multiplies *before* the call. Here they are used
+    as they are: not scaled (not even where all are below 1), not rounded (t = 0.5 differs from t = 0), and not clamped
+    (a t beyond 0 ... 1000, also a negative one, follows the same formula).
 
     Args:
-        t: (b,) times, in floating point or integer.
+        t: (b,) times, in floating point or integer of any width, such as int32 or float16; b >= 1.
         dim: even, at least 2.
-    Returns: (b, dim) in float32, in [-1, 1].
+    Returns: (b, dim) in float32, in [-1, 1], on the device of t. Angles and frequencies are computed in float32 or
+        better, whatever t is. Gradients with respect to t are not asked for.
     Raises: ValueError if dim is odd, or below 2.
     Source: Peebles and Xie 2023 (DiT), section 3.2, and the paper's code; Vaswani et al. 2017, section 3.5.
     """

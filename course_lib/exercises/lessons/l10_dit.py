@@ -27,24 +27,54 @@ def _times(*values: float, dim: int = 14):
     return lambda g: dict(t=torch.tensor(values), dim=dim)
 
 
+def _is_precise(f) -> bool:
+    """Early times, where float32 knows every angle to about 1e-6. What is plainly wrong is left to the cases."""
+    t, half = torch.tensor([0.0, 0.3, 1.7, 3.1]), 12
+    angle = t.double()[:, None] * 1e4 ** (-torch.arange(half, dtype=torch.float64) / half)
+    error = (f(t=t, dim=2 * half).double() - torch.cat([angle.cos(), angle.sin()], dim=-1)).abs().max()
+    return not 2e-5 < error < 5e-3
+
+
+def _asks_for_no_gradient(f) -> bool:
+    return not f(t=torch.tensor([0.5, 3.0]), dim=4).requires_grad
+
+
 TIMESTEP_EMBEDDING = Exercise(
     target=timestep_embedding,
     minutes=8,
     gradients=False,
     tolerance=5e-3,  # at t = 1000 float32 knows the angle to about 1e-4
+    # Most cases have small t: there, an answer with a factor too much is exact enough to be recognised.
     cases=[
-        Case("times between whole numbers", _times(0.0, 0.5, 1.25, 7.75, 63.5)),
+        Case("times between 0 and 1", _times(0.0, 0.5, 0.25, 0.625, 0.875)),
         Case("early and late times", _times(0.0, 3.0, 100.0, 500.0, 999.0, 1000.0, dim=10)),
         Case("random times", lambda g: dict(t=1000 * torch.rand(7, generator=g), dim=22)),
         Case("integer steps", lambda g: dict(t=torch.randint(1000, (5,), generator=g), dim=6)),
-        Case("as many times as columns", lambda g: dict(t=10 * torch.rand(8, generator=g), dim=8)),
+        Case("as many times as columns", lambda g: dict(t=torch.rand(8, generator=g), dim=8)),
         Case("a single pair", _times(0.5, 2.0, 90.0, dim=2)),
-        Case("256 columns", lambda g: dict(t=1000 * torch.rand(3, generator=g), dim=256)),
-        Case("times in float64", lambda g: dict(t=1000 * torch.rand(5, generator=g, dtype=torch.float64), dim=12)),
+        Case("256 columns", lambda g: dict(t=2 * torch.rand(3, generator=g), dim=256)),
+        Case("times in float64", lambda g: dict(t=2 * torch.rand(5, generator=g, dtype=torch.float64), dim=12)),
+        Case("times in float16", lambda g: dict(t=torch.tensor([0.0, 0.5, 1.75, 3.0], dtype=torch.float16), dim=10)),
+        Case("late times in float16", lambda g: dict(t=torch.tensor([7.5, 700.5], dtype=torch.float16), dim=10)),
+        Case("integer steps in int32", lambda g: dict(t=torch.tensor([0, 4, 700, 999], dtype=torch.int32), dim=6)),
+        Case("times below 0", _times(-0.25, -1.5, 2.0, dim=8)),
+        Case("times beyond 1000", _times(1000.0, 1001.5, 1234.0, dim=8)),
         Case("an odd number of columns", _times(1.0, 2.0, dim=7)),
         Case("one column", _times(1.0, 2.0, dim=1)),
         Case("no column", _times(1.0, 2.0, dim=0)),
         Case("less than nothing", _times(1.0, 2.0, dim=-2)),
+    ],
+    properties=[
+        Property(
+            "Right to two or three digits only. Is something rounded to float16 or bfloat16 on the way, or a factor "
+            "near 1? Compute in float32, all the way.",
+            _is_precise,
+        ),
+        Property(
+            "The numbers are right, but the result asks for gradients, though t does not: is it an `nn.Parameter`? "
+            "Nothing here is trained.",
+            _asks_for_no_gradient,
+        ),
     ],
     mistakes=[
         Mistake(
@@ -203,6 +233,89 @@ TIMESTEP_EMBEDDING = Exercise(
             old="t.float()[:, None]",
             new="(t / t.max().clamp(min=1e-6)).float()[:, None]",
         ),
+        Mistake(
+            "You multiply by 1000 where all times are at most 1. That t counts from 0 to 1 is the caller's business; a "
+            "function that guesses gives the same t = 0.5 two meanings, depending on the batch.",
+            old="t.float()[:, None]",
+            new="(t * (1000 if t.max() <= 1 else 1)).float()[:, None]",
+        ),
+        Mistake(
+            "Times beyond 0 ... 1000 are cut off. Nothing is clamped: the formula holds for any t.",
+            old="t.float()[:, None]",
+            new="t.float().clamp(0, 1000)[:, None]",
+        ),
+        Mistake(
+            "Times are cut off at 999, as if they were rows of a table of 1000. Nothing is clamped: t = 1000 comes too "
+            "and any other number.",
+            old="t.float()[:, None]",
+            new="t.float().clamp(0, 999)[:, None]",
+        ),
+        Mistake(
+            "Late times are cut off at 1000. Nothing is clamped: the formula holds for any t.",
+            old="t.float()[:, None]",
+            new="t.float().clamp(max=1000)[:, None]",
+        ),
+        Mistake(
+            "Times are taken modulo 1000, so t = 1000 looks like t = 0. Use them as they are.",
+            old="t.float()[:, None]",
+            new="(t.float() % 1000)[:, None]",
+        ),
+        Mistake(
+            "The sign of t is lost. A negative t follows the same formula: its sines change sign.",
+            old="t.float()[:, None]",
+            new="t.float().abs()[:, None]",
+        ),
+        Mistake(
+            "The frequencies stand in the opposite order: the first column must turn fastest, f_0 = 1.",
+            old="t.float()[:, None] * frequencies",
+            new="t.float()[:, None] * frequencies.flip(0)",
+        ),
+        Mistake(
+            "`-torch.arange(half) // half` rounds down: all exponents but the first are -1. Write `/`.",
+            old="(-torch.arange(half, device=t.device, dtype=torch.float32) / half)",
+            new="(-torch.arange(half) // half)",
+        ),
+        Mistake(
+            "That is log10 in the exponent of e. 10000^(-i / half) is exp(-ln(10000) i / half): `math.log`.",
+            old=_POWERS,
+            new="torch.exp(-4 * torch.arange(half, dtype=torch.float32) / half)",
+        ),
+        Mistake(
+            "Your sines have the opposite sign: is it sin(-t f)? Column half + i is sin(t f_i).",
+            old=_BOTH,
+            new="torch.cat([angle.cos(), -angle.sin()], dim=-1)",
+        ),
+        Mistake(
+            "The frequencies take on the dtype of t: for integer times all but the first become 0. Turn t to float32, "
+            "not the frequencies into the type of t.",
+            old="t.float()[:, None] * frequencies",
+            new="t.float()[:, None] * frequencies.to(t.dtype)",
+        ),
+        Mistake(
+            "Only int64 times are turned into float32. With int32 your frequencies become whole numbers, and with "
+            "float16 they are rounded: use `t.float()` whatever t is.",
+            code="""
+            def timestep_embedding(t, dim):
+                if dim < 2 or dim % 2:
+                    raise ValueError("dim")
+                half = dim // 2
+                t = t.float() if t.dtype == torch.int64 else t
+                angle = t[:, None] * (10_000.0 ** (-torch.arange(half) / half)).to(t.dtype)
+                return torch.cat([angle.cos(), angle.sin()], dim=-1).float()
+            """,
+        ),
+        Mistake(
+            "Angles are computed in the dtype of t, which is too coarse in float16. Use `t.float()` before all else.",
+            code="""
+            def timestep_embedding(t, dim):
+                if dim < 2 or dim % 2:
+                    raise ValueError("dim")
+                half = dim // 2
+                t = t if t.is_floating_point() else t.float()
+                angle = t[:, None] * (10_000.0 ** (-torch.arange(half) / half)).to(t.dtype)
+                return torch.cat([angle.cos(), angle.sin()], dim=-1).float()
+            """,
+        ),
     ],
     variants=[
         Variant(
@@ -281,9 +394,21 @@ def _table(new: str, sentence: str) -> Mistake:
     return Mistake(sentence, old=_TABLE, new=new)
 
 
+def _numbers(column: str, row: str, sentence: str) -> Mistake:
+    """Column and row computed from the number p of the patch."""
+    code = f"""
+    def sincos_2d(grid, dim):
+        if dim < 4 or dim % 4:
+            raise ValueError("dim")
+        h, w = grid
+        p = torch.arange(h * w).float()
+        return torch.cat([sincos({column}, dim // 2), sincos({row}, dim // 2)], dim=-1)
+    """
+    return Mistake(sentence, code=code)
+
+
 def _is_a_constant(f) -> bool:
-    table = f((2, 3), 8)
-    return not table.requires_grad and not isinstance(table, nn.Parameter)
+    return not f((2, 3), 8).requires_grad
 
 
 SINCOS_2D = Exercise(
@@ -308,8 +433,8 @@ SINCOS_2D = Exercise(
     ],
     properties=[
         Property(
-            "The numbers are right, but the table would be trained: it is an `nn.Parameter` or asks for gradients. "
-            "DiT's positions are frozen; return a plain tensor.",
+            "The numbers are right, but the table asks for gradients, and could be trained. DiT's positions are "
+            "frozen: return a plain tensor.",
             _is_a_constant,
         )
     ],
@@ -373,7 +498,8 @@ SINCOS_2D = Exercise(
         _table(
             "torch.cat([g(p.flatten()[:, None] * 10000.0 ** (-torch.arange(dim // 4) / (dim // 2))) for p in "
             "(columns, rows) for g in (torch.sin, torch.cos)], dim=-1)",
-            "You divide i by dim / 2. Each axis has dim / 4 frequencies, and the exponent is i over *that* number.",
+            "Your frequencies reach down to 1 / 100 only. Either the base is 100 instead of 10000, or you divide i by "
+            "dim / 2: each axis has dim / 4 frequencies, and the exponent is i over *that* number.",
         ),
         _table(
             "torch.cat([g(p.flatten()[:, None] * 10000.0 ** (-torch.arange(dim // 4) / dim)) for p in "
@@ -407,8 +533,60 @@ SINCOS_2D = Exercise(
         ),
         _table(
             f"nn.Parameter({_TABLE})",
-            "The table is an `nn.Parameter`, so an optimizer would move it. DiT's positions are frozen: return a plain "
-            "tensor.",
+            "The table asks for gradients (`requires_grad_()`, or an `nn.Parameter`, which does so unless told "
+            "otherwise), and an optimizer could move it. DiT's positions are frozen: return a plain tensor.",
+        ),
+        _numbers(
+            "p % w", "p // h", "The row is p // w. You divide by the number of rows; a row is full after w patches."
+        ),
+        _numbers(
+            "p % w",
+            "p / w",
+            "Rows creep up from patch to patch: you divide with `/`. The row is p // w, a whole number.",
+        ),
+        _numbers("p % h", "p // w", "The column is p % w. You take the remainder by h, the number of rows."),
+        _numbers(
+            "p % int((h * w) ** 0.5)",
+            "p // int((h * w) ** 0.5)",
+            "You take the number of columns to be the square root of the number of patches. Grids may be oblong: it is "
+            "grid[1].",
+        ),
+        _numbers(
+            "p",
+            "p",
+            "Both halves encode the number of the patch, 0 ... n - 1. The first half encodes its column, the second "
+            "its row.",
+        ),
+        _table(
+            "torch.cat([g(p.flatten()[:, None] * 10000.0 ** (-torch.arange(1, dim // 4 + 1) / (dim // 4))) for p in "
+            "(columns, rows) for g in (torch.sin, torch.cos)], dim=-1)",
+            "You count i from 1. It runs from 0 to quarter - 1, so the first frequency is 1.",
+        ),
+        _table(
+            f"torch.cat([{_COLUMN}, sincos(rows.flatten() + 1, dim // 2)], dim=-1)",
+            "You count rows from 1. They begin with 0, as columns do.",
+        ),
+        _table(
+            f"torch.cat([sincos(columns.flatten() + 1, dim // 2), {_ROW}], dim=-1)",
+            "You count columns from 1. They begin with 0, as rows do.",
+        ),
+        _table(
+            f"torch.cat([{_COLUMN}, sincos(rows.flatten().flip(0), dim // 2)], dim=-1)",
+            "You count rows from below. Row 0 is the first one, at the top.",
+        ),
+        _table(
+            f"{_TABLE}.to(torch.float16).float()",
+            "Right to three digits only: something is rounded to float16 on the way. Compute in float32.",
+        ),
+        Mistake(
+            "Positions are divided by the length of the axis. They are whole numbers; the frequencies are for these.",
+            old="torch.arange(length, dtype=torch.float32)",
+            new="torch.arange(length, dtype=torch.float32) / length",
+        ),
+        Mistake(
+            "Positions are the middles of patches, 0.5, 1.5, ... They are whole numbers from 0.",
+            old="torch.arange(length, dtype=torch.float32)",
+            new="torch.arange(length, dtype=torch.float32) + 0.5",
         ),
         Mistake(
             "You count rows and columns from 1. They begin with 0.",
@@ -542,6 +720,17 @@ SINCOS_2D = Exercise(
             """,
         ),
         Variant(
+            "a frozen parameter",
+            """
+            def sincos_2d(grid, dim):
+                if dim < 4 or dim % 4:
+                    raise ValueError("dim")
+                p = torch.arange(grid[0] * grid[1])
+                halves = [sincos(place.float(), dim // 2) for place in (p % grid[1], p // grid[1])]
+                return nn.Parameter(torch.cat(halves, dim=1), requires_grad=False)
+            """,
+        ),
+        Variant(
             "divmod",
             """
             def sincos_2d(grid, dim):
@@ -614,11 +803,32 @@ def _reads(first: str, second: str, sentence: str, lines: str = "") -> Mistake:
     )
 
 
+def _normed(norm: str, sentence: str) -> Mistake:
+    """Both parts read tokens through another norm, an expression in y."""
+    return _wrong_block(
+        sentence,
+        f"""
+        def norm(y):
+            return {norm}
+
+        {_SIX} self.modulation(condition).chunk(6, dim=-1)
+        x = x + gate1.unsqueeze(1) * self.attention(modulate(norm(x), shift1, scale1))
+        return x + gate2.unsqueeze(1) * self.mlp(modulate(norm(x), shift2, scale2))
+        """,
+    )
+
+
 _BLOCK = dict(d=12, heads=3, d_ff=19)
 
 
 def _tokens(g: torch.Generator, b: int = 2, n: int = 5) -> dict:
     return dict(x=randn(g, b, n, 12), condition=randn(g, b, 12))
+
+
+def _faint(g: torch.Generator) -> dict:
+    """Tokens whose spread is that of eps or less, so that it matters where and how large eps is."""
+    inputs = _tokens(g, 2, 6)
+    return inputs | dict(x=inputs["x"] * torch.tensor([1, 0, 1e-3, 3e-3, 1, 1e-2])[:, None])
 
 
 class _Doubles(nn.Module):
@@ -641,6 +851,19 @@ def _rests_with_closed_gates(cls) -> bool:
         return torch.equal(block(x=x, condition=condition), x)
 
 
+def _keeps_float64(cls) -> bool:
+    """What is plainly wrong is left to the cases."""
+    torch.manual_seed(0)
+    block, theirs = cls(**_BLOCK).double(), DiTBlock(**_BLOCK).double()
+    with torch.no_grad():
+        for p in block.parameters():
+            p.add_(torch.randn_like(p), alpha=0.2)
+        theirs.load_state_dict(block.state_dict())
+        x, condition = torch.randn(2, 5, 12, dtype=torch.float64), torch.randn(2, 12, dtype=torch.float64)
+        out, want = block(x=x, condition=condition), theirs(x, condition)
+    return out.dtype == want.dtype and not 1e-9 < (out - want).abs().max() < 1e-4
+
+
 DIT_BLOCK = Exercise(
     target=DiTBlock,
     minutes=20,
@@ -653,6 +876,7 @@ DIT_BLOCK = Exercise(
         Case(
             "tokens far from zero", lambda g: dict(x=3 + 5 * randn(g, 2, 7, 12), condition=randn(g, 2, 12)), init=_BLOCK
         ),
+        Case("a token of zeros and faint ones", _faint, init=_BLOCK),
         Case("a strong condition", lambda g: dict(x=randn(g, 2, 5, 12), condition=4 * randn(g, 2, 12)), init=_BLOCK),
         Case("no bias in the MLP", _tokens, init=_BLOCK | dict(bias=False)),
         Case("another attention", _tokens, init=_BLOCK | dict(attention=_Doubles)),
@@ -662,7 +886,12 @@ DIT_BLOCK = Exercise(
         Property(
             "With all modulation at zero, gates included, the block must return its input exactly.",
             _rests_with_closed_gates,
-        )
+        ),
+        Property(
+            "Right in float32, but not in float64: the result has the dtype of x, and nothing on the way becomes "
+            "float32.",
+            _keeps_float64,
+        ),
     ],
     mistakes=[
         _reads(
@@ -943,6 +1172,158 @@ DIT_BLOCK = Exercise(
             old="modulate(self.norm2(x), shift2, scale2)",
             new="modulate(self.norm2(x), shift1, scale1)",
         ),
+        Mistake(
+            "The MLP reads with the attention's shift; its own is the fourth of the six.",
+            old="shift2, scale2)",
+            new="shift1, scale2)",
+        ),
+        Mistake(
+            "The MLP reads with the attention's scale; its own is the fifth of the six.",
+            old="shift2, scale2)",
+            new="shift2, scale1)",
+        ),
+        _normed(
+            "F.layer_norm(y, y.shape[-1:])",
+            "Your norm has PyTorch's default eps, 1e-5. Here eps is 1e-6, as `norm1` and `norm2` have it.",
+        ),
+        _normed(
+            "(y - y.mean(-1, keepdim=True)) / y.std(-1, correction=0, keepdim=True)",
+            "Your norm has no eps: a token whose numbers are all equal becomes 0 / 0. It is 1e-6, inside the root.",
+        ),
+        _normed(
+            "F.layer_norm(y, y.shape[-1:], eps=1e-8)",
+            "The eps of your norm is 1e-8. Here it is 1e-6, as `norm1` and `norm2` have it.",
+        ),
+        _normed(
+            "F.layer_norm(y, y.shape[-1:], eps=1e-12)",
+            "Faint tokens grow too much: the eps of your norm is below 1e-6, the one that `norm1` and `norm2` have, or "
+            "tokens go through the norm twice.",
+        ),
+        _normed(
+            "(y - y.mean(-1, keepdim=True)) / (y.var(-1, correction=0, keepdim=True).sqrt() + 1e-6)",
+            "Your norm adds eps behind the root. It stands inside: the root of variance + 1e-6.",
+        ),
+        _normed(
+            "(y - y.mean(-1, keepdim=True)) / (y.var(-1, keepdim=True) + 1e-6).sqrt()",
+            "Your norm's variance divides by d - 1 (`correction=1`, the default of `var` and `std`). It divides by d.",
+        ),
+        _normed(
+            "y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt()",
+            "Your norm does not take off the mean (that is RMSNorm). Here it is LayerNorm.",
+        ),
+        _reads(
+            "self.attention(self.norm1(x) * (1 + scale1) + shift1)",
+            "self.mlp(self.norm2(x) * scale2 + shift2)",
+            "The 1 + is missing in what the MLP reads: it is 1 + scale there too.",
+        ),
+        _reads(
+            "self.attention(self.norm1(x) * scale1 + shift1)",
+            "self.mlp(self.norm2(x) * (1 + scale2) + shift2)",
+            "The 1 + is missing in what the attention reads: it is 1 + scale there too.",
+        ),
+        _reads(
+            "self.attention(modulate(self.norm1(x), shift1.squeeze(1), 1 + scale1.squeeze(1)))",
+            "self.mlp(modulate(self.norm2(x), shift2.squeeze(1), 1 + scale2.squeeze(1)))",
+            "You multiply by 2 + scale: `modulate` adds the 1 itself, so hand it the bare scale.",
+        ),
+        _reads(
+            "self.attention(self.norm1(x) * scale1.exp() + shift1)",
+            "self.mlp(self.norm2(x) * scale2.exp() + shift2)",
+            "You multiply by exp(scale). It is 1 + scale.",
+        ),
+        _reads(
+            "self.attention(modulate(self.norm1(x), shift1.squeeze(1), scale1.squeeze(1)))",
+            "self.mlp(self.norm2(x))",
+            "What the MLP reads is not modulated: multiply by 1 + scale and add the shift, the fourth and fifth of the "
+            "six are for that.",
+        ),
+        _reads(
+            "self.attention(self.norm1(x))",
+            "self.mlp(modulate(self.norm2(x), shift2.squeeze(1), scale2.squeeze(1)))",
+            "What the attention reads is not modulated: multiply by 1 + scale and add the shift, the first two of the "
+            "six are for that.",
+        ),
+        _reads(
+            "self.attention(self.norm1(x))",
+            "self.mlp(self.norm2(x))",
+            "Shift and scale are not used at all. What each part reads is multiplied by 1 + scale, plus shift.",
+        ),
+        _reads(
+            "self.attention(self.norm1(x) * (1 + scale1)) + shift1",
+            "self.mlp(self.norm2(x) * (1 + scale2)) + shift2",
+            "The shift is added behind the part, outside its gate. It belongs to what the part reads.",
+        ),
+        _reads(
+            "(self.attention(self.norm1(x) * (1 + scale1)) + shift1)",
+            "(self.mlp(self.norm2(x) * (1 + scale2)) + shift2)",
+            "The shift is added to what the part says. It belongs to what the part reads, next to 1 + scale.",
+        ),
+        Mistake(
+            "The attention reads tokens that went through no norm: `norm1` is missing.",
+            old="self.norm1(x)",
+            new="x",
+        ),
+        Mistake(
+            "The MLP reads tokens that went through no norm: `norm2` is missing.",
+            old="self.norm2(x)",
+            new="x",
+        ),
+        _wrong_block(
+            "You mix: (1 - gate) x + gate f(x). The tokens stay whole: x + gate f(x).",
+            f"""
+            {_SIX} self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
+            x = (1 - gate1) * x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1)
+            return (1 - gate2) * x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+            """,
+        ),
+        _wrong_block(
+            "The gate multiplies the tokens, and not what the part says: gate x + f(x). It is x + gate f(x).",
+            f"""
+            {_SIX} self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
+            x = gate1 * x + self.attention(self.norm1(x) * (1 + scale1) + shift1)
+            return gate2 * x + self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+            """,
+        ),
+        _wrong_block(
+            "The MLP reads only what the attention said. It reads the tokens with that added.",
+            f"""
+            {_SIX} self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
+            a = gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1)
+            return x + a + gate2 * self.mlp(self.norm2(a) * (1 + scale2) + shift2)
+            """,
+        ),
+        Mistake(
+            "The two gates are exchanged: the third of the six belongs to the attention, the last to the MLP.",
+            old=_SIX,
+            new="shift1, scale1, gate2, shift2, scale2, gate1 =",
+        ),
+        Mistake(
+            "Your six are read as gate, scale, shift. The order is shift, scale, gate.",
+            old=_SIX,
+            new="gate1, scale1, shift1, gate2, scale2, shift2 =",
+        ),
+        Mistake(
+            "The gate stands before the scale in your six. The order is shift, scale, gate.",
+            old=_SIX,
+            new="shift1, gate1, scale1, shift2, gate2, scale2 =",
+        ),
+        Mistake(
+            "SiLU stands behind the linear layer with you. `modulation` is SiLU first, then the linear layer: call it "
+            "as a whole.",
+            old="self.modulation(condition)",
+            new="self.modulation[0](self.modulation[1](condition))",
+        ),
+        Mistake(
+            "Samples and vectors are mixed up: `reshape(6, b, d)` cuts the numbers in their order in memory, where the "
+            "six of one sample lie together. Take `reshape(b, 6, d)`, or `chunk(6, dim=-1)`.",
+            old="self.modulation(condition).chunk(6, dim=-1)",
+            new="self.modulation(condition).reshape(6, len(condition), -1)",
+        ),
+        Mistake(
+            "Your MLP has the exact GELU. The block's own, `self.mlp`, has the one with tanh: call it as a whole.",
+            old="self.mlp(modulate(self.norm2(x), shift2, scale2))",
+            new="self.mlp[2](nn.functional.gelu(self.mlp[0](modulate(self.norm2(x), shift2, scale2))))",
+        ),
     ],
     variants=[
         Variant(
@@ -1031,45 +1412,74 @@ DIT_BLOCK = Exercise(
 # ------------------------------------------------------------------------------------------------------------- birth
 
 
+class _Projection(nn.Linear):
+    """A linear layer by another name, as `nn.MultiheadAttention` has one."""
+
+
 class _Normed(MultiHeadAttention):
-    """An attention with a norm that has weights, and a linear layer deep inside."""
+    """An attention with a norm that has weights, linear layers deep inside, and what is no linear layer."""
 
     def __init__(self, d: int, heads: int):
         super().__init__(d, heads, bias=True)
         self.q_norm = nn.LayerNorm(d // heads)
-        self.extra = nn.Sequential(nn.Sequential(nn.Linear(d, d)))
+        self.extra = nn.Sequential(nn.Sequential(nn.Linear(d, d), _Projection(d, d)))
+        self.no_linear = _NoLinear(d)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + self.extra(x)
 
 
-def _model(depth: int, bias: bool, attention=None, seed: int = 3) -> DiT:
+class _NoLinear(nn.Module):
+    """Parameters with two axes and more that are none of a linear layer."""
+
+    def __init__(self, d: int):
+        super().__init__()
+        self.conv = nn.Conv2d(3, d, 3)
+        self.table = nn.Embedding(7, d)
+        self.registers = nn.Parameter(torch.zeros(4, d))
+
+
+def _model(depth: int, bias: bool, attention=None, crowded: bool = False, seed: int = 3) -> DiT:
     """A DiT whose every number is somewhere it should not stay."""
     torch.manual_seed(seed)
     options = dict(attention=attention) if attention else {}
     config = DiTConfig(size=(6, 4), channels=3, classes=10, patch=2, d=48, depth=depth, heads=4)
     block = lambda d, heads, d_ff: DiTBlock(d, heads, d_ff, bias=bias, **options)  # noqa: E731
     model = DiT(config, block, initialise=lambda model: None)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.normal_(0.7, 0.3)
+    if crowded:  # parts in places that no list of names knows, and layers of step 3 without a bias
+        model.more = nn.ModuleDict(dict(a=nn.ModuleList([_Projection(48, 60)]), no_linear=_NoLinear(48)))
+        model.label.more = nn.Linear(48, 52)
+        for layer in (model.out, model.modulation[1], model.blocks[0].modulation[1]):
+            layer.bias = None
+        model.blocks[0].attention.to_v.weight.requires_grad_(False)
+        model.embed.bias.requires_grad_(False)
+    _disturb(model)
     return model
 
 
-def _looks(weight: Tensor, before: Tensor) -> str:
+def _disturb(model: nn.Module) -> None:
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(0.7, 0.3)
+
+
+def _looks(weight: Tensor, before: Tensor | None = None, linear: bool = True) -> str:
     """How a tensor was set, in words that do not depend on what was drawn."""
     w = weight.detach().double()
-    if torch.equal(weight, before):
+    if before is not None and torch.equal(weight, before):
         return "as it was"
     if not w.any():
         return "zero"
     if bool((w == w.flatten()[0]).all()):
         return f"{w.flatten()[0].item():g} everywhere"
-    if w.ndim < 2 or not w.any(dim=1).all():
-        return "partly zero" if not w.all() else "drawn at random"
+    if w.ndim != 2 or (w == 0).float().mean() > 0.01:
+        return "partly zero" if (w == 0).float().mean() > 0.01 else "drawn at random"
+    out, into = w.shape
+    square = w @ w.T if out <= into else w.T @ w
+    if torch.allclose(square / square[0, 0], torch.eye(len(square), dtype=square.dtype), atol=1e-4):
+        return "orthogonal"
     mean, std, largest = w.mean().item(), w.std().item(), w.abs().max().item()
     tails = ((w - mean) ** 4).mean().item() / std**4  # 1.8 for a uniform, 3 for a normal distribution
-    out, into = w.shape
     if abs(mean) < 0.15 * std and tails < 2.1:
         for name, limit in {
             "Xavier uniform": (6 / (into + out)) ** 0.5,
@@ -1078,12 +1488,13 @@ def _looks(weight: Tensor, before: Tensor) -> str:
         }.items():
             if 0.95 * limit < largest <= 1.0001 * limit:
                 return name
-        return "uniform, but not Xavier"
+        return f"uniform, up to {largest / (6 / (into + out)) ** 0.5:.1f} times Xavier's limit" if linear else "uniform"
     if abs(mean) < 0.15 * std and tails > 2.5:
-        for name, expected in {"0.02": 0.02, "1": 1.0, "as Xavier's": (2 / (into + out)) ** 0.5}.items():
-            if abs(std / expected - 1) < 0.12:
-                return f"normal, std {name}"
-        return "normal, with another std"
+        if abs(std / 0.02 - 1) < 0.12:
+            return "normal, std 0.02"
+        if linear and abs(std / (2 / (into + out)) ** 0.5 - 1) < 0.05:
+            return "normal, std as Xavier's"
+        return f"normal, std about {std:.1g}"
     return "something else"
 
 
@@ -1100,11 +1511,15 @@ _GROUPS = {
 def _group(name: str, parameter: Tensor) -> str:
     if name in _GROUPS:
         return _GROUPS[name]
+    if "no_linear" in name:
+        return "weights of a convolution, of another embedding, of no module"
     if "norm" in name:
         return "weights of norms"
     if name.endswith("bias"):
         kind = "of the modulation and of out" if "modulation" in name or name.startswith("out") else "elsewhere"
         return f"biases {kind}"
+    if "more" in name:
+        return "weights of linear layers elsewhere"
     if "modulation" in name:
         return "modulation[1].weight of the blocks"
     return "weights of attention and mlp"
@@ -1133,27 +1548,63 @@ def _wake_up(model: DiT) -> str:
     return f"{counts[0]}, {counts[1]}, {counts[2]} of {len(counted)}"
 
 
-def _born(depth: int, bias: bool = True, attention=None):
+def _look_over(model: DiT, before: dict[str, Tensor]) -> dict[str, str]:
+    found: dict[str, set[str]] = {}
+    for name, p in model.named_parameters():
+        found.setdefault(_group(name, p), set()).add(_looks(p, before.get(name), linear="table" not in name))
+    return {group: " or ".join(sorted(kinds)) for group, kinds in sorted(found.items())}
+
+
+def _drawn(model: DiT, before: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The first numbers of each tensor that was drawn at random, scaled to length 1."""
+    starts = {}
+    for name, p in model.named_parameters():
+        start = p.detach().flatten()[:24]
+        if len(start) == 24 and start.std() > 0 and not torch.equal(p, before[name]):
+            starts[name] = (start - start.mean()) / (start - start.mean()).norm()
+    return starts
+
+
+def _shared(a: dict[str, Tensor], b: dict[str, Tensor] | None = None) -> str:
+    """Names of the tensors whose random numbers are those of another one, perhaps of the model ``b``."""
+    if not a or b == {}:
+        return "none"
+    same = torch.stack(list(a.values())) @ torch.stack(list((b or a).values())).T > 0.999
+    twice = same.any(1) if b else same.sum(1) > 1
+    groups = {_group(name, same) for name, again in zip(a, twice.tolist(), strict=True) if again}
+    return ", ".join(sorted(groups)) or "none"
+
+
+def _modes(model: nn.Module, before: list[bool]) -> str:
+    now = [m.training for m in model.modules()]
+    return "as before" if now == before else "all in train" if all(now) else "changed" if any(now) else "all in eval"
+
+
+def _born(depth: int, bias: bool = True, attention=None, crowded: bool = False):
     """The protocol: initialise a model in disorder, and tell what became of it."""
 
     def protocol(f) -> dict[str, str]:
-        model = _model(depth, bias, attention).eval()
+        model = _model(depth, bias, attention, crowded)
+        model.blocks[0].eval()  # a mode for each part, to see that both stay
         own = dict(model.named_parameters())
         before = {name: p.detach().clone() for name, p in own.items()}
-        positions = model.positions.clone()
-        returned = f(model=model)
+        positions, modes = model.positions.clone(), [m.training for m in model.modules()]
+        frozen = [n for n, p in own.items() if not p.requires_grad]
+        with torch.enable_grad():  # as everywhere in a notebook
+            returned = f(model=model)
+            recording = torch.is_grad_enabled()
         now = dict(model.named_parameters())
         report: dict[str, str] = {}
         if any(n not in now or now[n].shape != before[n].shape for n in before) or len(now) != len(before):
             return {"the parameters": "other names or shapes than before"}
-        found: dict[str, set[str]] = {}
-        for name, p in now.items():
-            found.setdefault(_group(name, p), set()).add(_looks(p, before[name]))
-        report |= {group: " or ".join(sorted(kinds)) for group, kinds in sorted(found.items())}
+        report |= _look_over(model, before)
         report["positions"] = "as they were" if torch.equal(positions, model.positions) else "changed"
         report["parameters are the same objects"] = _yes(all(now[n] is own[n] for n in own))
-        frozen = [n for n, p in now.items() if not p.requires_grad]
-        report["frozen parameters"] = f"{len(frozen)}"
+        is_frozen = [n for n, p in now.items() if not p.requires_grad]
+        report["frozen parameters"] = "as before" if is_frozen == frozen else f"{len(is_frozen)}, before {len(frozen)}"
+        report["train or eval"] = _modes(model, modes)
+        report["gradients are on afterwards"] = _yes(recording)
+        model.eval()
         g = torch.Generator().manual_seed(0)
         x, t = torch.randn(2, 3, 6, 4, generator=g), torch.rand(2, generator=g)
         with torch.no_grad():
@@ -1161,12 +1612,21 @@ def _born(depth: int, bias: bool = True, attention=None):
             same = [torch.equal(block(tokens, condition), tokens) for block in model.blocks]
             report["blocks that return their input"] = f"{sum(same)} of {len(same)}"
             report["the first prediction is 0"] = _yes(not model(x, t, torch.tensor([3, 10])).any())
-            twin = _model(depth, bias, attention, seed=4).eval()
+        mine = _drawn(model, before)
+        report["tensors that share their random numbers"] = _shared(mine)
+        twin = _model(depth, bias, attention, crowded, seed=4)
+        theirs = {name: p.detach().clone() for name, p in twin.named_parameters()}
+        with torch.enable_grad():
             f(model=twin)
-        weights = [m.embed.weight.detach() for m in (model, twin)]
-        report["a second model gets other random weights"] = _yes(not torch.equal(*weights))
+        report["a second model gets the same random numbers in"] = _shared(mine, _drawn(twin, theirs))
         report["tensors with a gradient at steps 0, 1, 2"] = _wake_up(model)
         report["returns"] = type(returned).__name__
+        first = _look_over(twin, theirs)
+        _disturb(twin)
+        theirs = {name: p.detach().clone() for name, p in twin.named_parameters()}
+        with torch.enable_grad():
+            f(model=twin)
+        report["a model that is initialised once more"] = "new" if _look_over(twin, theirs) == first else "not new"
         return report
 
     return protocol
@@ -1190,7 +1650,8 @@ _SMALL = """\
 _ZERO = """\
     for zero in (model.out, model.modulation[1], *(block.modulation[1] for block in model.blocks)):
         nn.init.zeros_(zero.weight)
-        nn.init.zeros_(zero.bias)
+        if zero.bias is not None:
+            nn.init.zeros_(zero.bias)
 """
 
 
@@ -1210,7 +1671,14 @@ INITIALISE_DIT = Exercise(
         _birth("two blocks", 2),
         _birth("one block", 1),
         _birth("three blocks, no bias in their MLPs", 3, bias=False),
-        _birth("an attention with a norm of its own and a linear layer deep inside", 2, attention=_Normed),
+        _birth("an attention with a norm of its own and linear layers deep inside", 2, attention=_Normed),
+        _birth(
+            "more parts than a DiT has, some frozen, some without a bias",
+            2,
+            bias=False,
+            attention=_Normed,
+            crowded=True,
+        ),
     ],
     mistakes=[
         _bad_birth(
@@ -1247,10 +1715,198 @@ INITIALISE_DIT = Exercise(
             _ZERO.replace("model.modulation[1], ", ""),
         ),
         _bad_birth(
+            "Step 3 left no trace: modulations and `out` end with Xavier's weights. Is it missing, or did the general "
+            "rule run after it? What must be zero comes last.",
+            _GENERIC,
+            _SMALL,
+        ),
+        _bad_birth(
+            "All but the last block start as the identity: the last one's modulation is not zero.",
+            _GENERIC,
+            _SMALL,
+            _ZERO.replace("in model.blocks)", "in model.blocks[:-1])"),
+        ),
+        _bad_birth(
+            "A layer of step 3 without a bias makes you stop. Ask `if layer.bias is not None` there too.",
+            _GENERIC,
+            _SMALL,
+            _ZERO.replace("        if zero.bias is not None:\n            nn.init", "        nn.init"),
+        ),
+        _bad_birth(
+            "You write into a parameter that requires gradients, and PyTorch forbids it. Do it under `with "
+            "torch.no_grad():`, or with the functions of `nn.init`, which see to that themselves.",
+            _GENERIC.replace("nn.init.zeros_(module.bias)", "module.bias.zero_()"),
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "You write into a part of a parameter that requires gradients, and PyTorch forbids it. Do it under `with "
+            "torch.no_grad():`.",
+            _GENERIC,
+            _SMALL,
+            "    for block in model.blocks:\n        block.modulation[1].weight[1:] = 0\n",
+        ),
+        _bad_birth(
+            "A subclass of `nn.Linear` is forgotten: you compare types exactly. `isinstance(module, nn.Linear)` is "
+            "true for subclasses too.",
+            _GENERIC.replace("isinstance(module, nn.Linear)", "type(module) is nn.Linear"),
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "Linear layers in a place that you did not think of keep what they were. Do not list the places: "
+            "`model.modules()` walks through everything.",
+            _GENERIC.replace(
+                "in model.modules():",
+                "in [*model.blocks.modules(), *model.time, model.embed, model.out, model.modulation[1]]:",
+            ),
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "Convolutions are set too. Only linear layers are meant.",
+            _GENERIC.replace("nn.Linear)", "(nn.Linear, nn.Conv2d))"),
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "Every embedding is set to 0.02. Only the label's is meant, `model.label.table`; there may be others.",
+            _GENERIC,
+            _SMALL,
+            "    for module in model.modules():\n        if isinstance(module, nn.Embedding):\n"
+            "            nn.init.normal_(module.weight, std=0.02)\n",
+            _ZERO,
+        ),
+        _bad_birth(
+            "Every parameter with two axes or more gets Xavier's weights, whatever it belongs to. Only linear layers "
+            "are meant: ask `isinstance(module, nn.Linear)`.",
+            "    for p in model.parameters():\n        if p.ndim > 1:\n            nn.init.xavier_uniform_(p)\n",
+            _GENERIC,
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "Every module whose weight has two axes is taken for a linear layer, and other embeddings are too. Ask "
+            "`isinstance(module, nn.Linear)`.",
+            _GENERIC.replace(
+                "isinstance(module, nn.Linear)", "getattr(getattr(module, 'weight', None), 'ndim', 0) == 2"
+            ).replace("module.bias is not None", "getattr(module, 'bias', None) is not None"),
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "Linear layers without a bias keep their old weights. Only the line about the bias depends on it.",
+            _GENERIC.replace("nn.Linear):", "nn.Linear) and module.bias is not None:"),
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "Frozen linear layers keep what they were. They are set like the others.",
+            _GENERIC.replace("nn.Linear):", "nn.Linear) and module.weight.requires_grad:"),
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "What was frozen is thawed. Whether a parameter requires gradients is not your business here.",
+            _GENERIC,
+            _SMALL,
+            _ZERO,
+            "    model.requires_grad_(True)\n",
+        ),
+        _bad_birth(
+            "All parameters are frozen at the end. They must learn: leave `requires_grad` as it is.",
+            _GENERIC,
+            _SMALL,
+            _ZERO,
+            "    model.requires_grad_(False)\n",
+        ),
+        _bad_birth(
+            "The model is switched to eval mode. Leave its mode as it was.",
+            _GENERIC,
+            _SMALL,
+            _ZERO,
+            "    model.eval()\n",
+        ),
+        _bad_birth(
+            "The model is switched to train mode. Leave its mode as it was.",
+            _GENERIC,
+            _SMALL,
+            _ZERO,
+            "    model.train()\n",
+        ),
+        _bad_birth(
+            "Gradients are off for good after your function. `with torch.no_grad():` puts them back at its end.",
+            "    torch.set_grad_enabled(False)\n",
+            _GENERIC,
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "Step 2 draws from a generator that you seed: every model gets the same numbers there. Leave `generator` "
+            "out.",
+            _GENERIC,
+            "    g = torch.Generator().manual_seed(3)\n",
+            _SMALL.replace("std=0.02", "std=0.02, generator=g"),
+            _ZERO,
+        ),
+        _bad_birth(
+            "The three tensors of step 2 hold the same random numbers: each begins with the same seed. Draw each anew.",
+            _GENERIC,
+            _SMALL.replace("std=0.02", "std=0.02, generator=torch.Generator().manual_seed(0)"),
+            _ZERO,
+        ),
+        _bad_birth(
+            "All linear layers hold the same random numbers: each begins with the same seed. Draw each anew.",
+            _GENERIC.replace("(module.weight)", "(module.weight, generator=torch.Generator().manual_seed(0))"),
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "All blocks hold the weights of the first one. Each is drawn for itself.",
+            _GENERIC,
+            _SMALL,
+            _ZERO,
+            "    with torch.no_grad():\n        for block in model.blocks[1:]:\n"
+            "            for p, q in zip(block.parameters(), model.blocks[0].parameters()):\n"
+            "                if p.ndim == 2 and p.shape == q.shape:\n                    p.copy_(q)\n",
+        ),
+        _bad_birth(
+            "`model.embed` is left out of the general rule. It is a linear layer like the others.",
+            _GENERIC.replace("nn.Linear):", "nn.Linear) and module is not model.embed:"),
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "The attention's linear layers are left out of the general rule.",
+            _GENERIC.replace(
+                "module in model.modules()", "module in [m for n, m in model.named_modules() if 'attention' not in n]"
+            ),
+            _SMALL,
+            _ZERO,
+        ),
+        _bad_birth(
+            "Label and time are drawn with a standard deviation of 0.2, ten times the 0.02 that is asked.",
+            _GENERIC,
+            _SMALL.replace("std=0.02", "std=0.2"),
+            _ZERO,
+        ),
+        _bad_birth(
+            "You square 0.02: it is the standard deviation already, as `nn.init.normal_` wants it.",
+            _GENERIC,
+            _SMALL.replace("std=0.02", "std=0.02**2"),
+            _ZERO,
+        ),
+        _bad_birth(
+            "Label and time are uniform with you. They are normal, with standard deviation 0.02.",
+            _GENERIC,
+            _SMALL.replace("normal_(weight, std=0.02)", "uniform_(weight, -0.02, 0.02)"),
+            _ZERO,
+        ),
+        _bad_birth(
             "Only `model.out` is zero. The modulations, of the model and of each block, start at zero too.",
             _GENERIC,
             _SMALL,
-            "    nn.init.zeros_(model.out.weight)\n    nn.init.zeros_(model.out.bias)\n",
+            "    nn.init.zeros_(model.out.weight)\n",
         ),
         _bad_birth(
             "Only the first block's modulation is zero. All blocks start as the identity.",
@@ -1310,8 +1966,8 @@ INITIALISE_DIT = Exercise(
             _ZERO,
         ),
         _bad_birth(
-            "Label and time get a standard deviation of 1, the default of `nn.init.normal_`; its second argument is "
-            "the mean. Write std=0.02.",
+            "Label and time get a standard deviation of 1, the default of `nn.init.normal_`, or 0.02 stands where the "
+            "mean belongs, its second argument. Write std=0.02.",
             _GENERIC,
             _SMALL.replace(", std=0.02", ""),
             _ZERO,
@@ -1386,8 +2042,8 @@ INITIALISE_DIT = Exercise(
             _ZERO,
         ),
         _bad_birth(
-            "You set every parameter with two axes or more, and the weights of norms among the rest. Only linear "
-            "layers are meant; norms stay as they are.",
+            "You set every parameter, by the number of its axes, so norms become zero. Only linear layers are meant; "
+            "norms and all else stay as they are.",
             """\
     for p in model.parameters():
         if p.ndim > 1:
@@ -1430,7 +2086,6 @@ INITIALISE_DIT = Exercise(
             """\
     for zero in (model.out, model.modulation[1], *(block.modulation[1] for block in model.blocks)):
         zero.weight = nn.Parameter(torch.zeros_like(zero.weight))
-        zero.bias = nn.Parameter(torch.zeros_like(zero.bias))
 """,
         ),
         _bad_birth(
@@ -1482,7 +2137,7 @@ INITIALISE_DIT = Exercise(
             """
             def initialise_dit(model):
                 def general(m):
-                    if type(m) is nn.Linear:
+                    if isinstance(m, nn.Linear):
                         torch.nn.init.xavier_uniform_(m.weight)
                         if m.bias is not None:
                             nn.init.constant_(m.bias, 0)
@@ -1501,6 +2156,25 @@ INITIALISE_DIT = Exercise(
             """,
         ),
         Variant(
+            "by hand, without nn.init",
+            """
+            @torch.no_grad()
+            def initialise_dit(model):
+                small = [model.label.table, model.time[0], model.time[2]]
+                zero = [model.out] + [owner.modulation[1] for owner in (model, *model.blocks)]
+                for m in model.modules():
+                    if isinstance(m, nn.Linear):
+                        a = math.sqrt(6 / (m.in_features + m.out_features))
+                        m.weight.uniform_(-a, a)
+                        if m.bias is not None:
+                            m.bias.zero_()
+                for m in small:
+                    m.weight.normal_(0, 0.02)
+                for m in zero:
+                    m.weight.mul_(0)
+            """,
+        ),
+        Variant(
             "by name",
             """
             def initialise_dit(model):
@@ -1509,7 +2183,7 @@ INITIALISE_DIT = Exercise(
                     owner = name.rsplit(".", 1)[0] + "."
                     if "modulation.1." in name or name.startswith("out."):
                         p.data.zero_()
-                    elif name.startswith("label.table") or (name.startswith("time") and p.ndim == 2):
+                    elif name in ("label.table.weight", "time.0.weight", "time.2.weight"):
                         p.data.copy_(0.02 * torch.randn(p.shape))
                     elif owner in linear:
                         if p.ndim == 2:
@@ -1533,7 +2207,7 @@ INITIALISE_DIT = Exercise(
         Hint(
             "which tensors must be zero?",
             "`model.out`, `model.modulation[1]`, and `block.modulation[1]` of each block in `model.blocks`. In each of "
-            "them the weight (the bias is zero already).",
+            "them the weight (the bias, where there is one, is zero already).",
         ),
         Hint(
             "show me nearly everything",
@@ -1548,40 +2222,64 @@ INITIALISE_DIT = Exercise(
 # ---------------------------------------------------------------------------------------------------------- guidance
 
 
-class _Spy:
+class _Model:
     """A model whose answer depends on everything that it is given; it remembers what that was."""
 
     def __init__(self, sigma: bool):
         self.sigma, self.calls = sigma, []
 
-    def __call__(self, xt: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, *given: Tensor, **keywords) -> Tensor:
+        if keywords or len(given) != 3:
+            raise TypeError("call model(xt, t, labels), without keywords: other models have other names for them")
+        xt, t, labels = given
         if not len(xt) == len(t) == len(labels):
             sizes = f"{len(xt)}, {len(t)} and {len(labels)}"
             raise TypeError(f"the model wants as many xt as t and labels; it was given {sizes} of them")
         if labels.is_floating_point() or labels.ndim != 1 or t.ndim != 1:
             raise TypeError("the model wants t (b,) and labels (b,) in int64, in this order: model(xt, t, labels)")
-        self.calls.append(f"{len(xt)} samples, t in {t.dtype}, labels {labels.tolist()}")
+        kind = str(labels.dtype).removeprefix("torch.")
+        self.calls.append(f"{len(xt)} samples, t in {t.dtype}, labels {labels.tolist()} in {kind}")
         label, time = labels.view(-1, 1, 1, 1).to(xt.dtype), t.view(-1, 1, 1, 1).to(xt.dtype)
         out = torch.tanh(xt * (1 + 0.3 * label)) + 0.1 * label**2 + torch.sin(0.7 * time) * (1 + xt * label)
         return torch.cat([out, (0.5 * out + 0.2 * label).cos()], dim=1) if self.sigma else out
+
+    def __getattr__(self, name: str):
+        raise AttributeError(f"call model(xt, t, labels): it may be any callable, and has no `{name}`")
 
     def __repr__(self) -> str:
         return "a model"
 
 
-def _with_spy(sigma: bool):
+class _Module(nn.Module):
+    """The same as a network, with a mode."""
+
+    def __init__(self, sigma: bool):
+        super().__init__()
+        self.model, self.calls = _Model(sigma), []
+
+    def forward(self, *given: Tensor, **keywords) -> Tensor:
+        self.calls = self.model.calls
+        out = self.model(*given, **keywords)
+        self.calls[-1] += f", in {'train' if self.training else 'eval'} mode"
+        return out
+
+
+def _with_spy(sigma: bool, kind: type = _Model):
     def protocol(f, **inputs) -> dict:
-        spy = _Spy(sigma)
+        spy = kind(sigma)
         result = f(model=spy, **inputs)
-        return {"calls of the model": " and ".join(spy.calls), "the result": result}
+        report = {"calls of the model": " and ".join(spy.calls), "the result": result}
+        return report | ({"train mode": _yes(spy.training)} if kind is _Module else {})
 
     return protocol
 
 
-def _halves(b: int, c: int, w: float, h: int = 5, width: int = 7, null: int = 10):
+def _halves(b: int, c: int, w: float, h: int = 5, width: int = 7, null: int = 10, highest: int = 9):
     def inputs(g: torch.Generator) -> dict:
         x, t = randn(g, b, c, h, width), torch.rand(b, generator=g) * 3
-        labels = torch.randint(1, null, (b,), generator=g)
+        labels = torch.randint(1, highest, (b,), generator=g)
+        labels = labels + (labels >= null)  # no class is the null label
+        labels[0] = highest
         return dict(xt=torch.cat([x, x]), t=torch.cat([t, t]), labels=torch.cat([labels, labels * 0 + null]), w=w)
 
     return inputs
@@ -1590,6 +2288,15 @@ def _halves(b: int, c: int, w: float, h: int = 5, width: int = 7, null: int = 10
 def _drifted(g: torch.Generator) -> dict:
     inputs = _halves(3, 4, 2.5)(g)
     return inputs | dict(xt=randn(g, *inputs["xt"].shape))
+
+
+def _drifted_at_one(g: torch.Generator) -> dict:
+    return _drifted(g) | dict(w=1.0)
+
+
+def _double(g: torch.Generator) -> dict:
+    inputs = _halves(2, 4, 2.5)(g)
+    return inputs | dict(xt=inputs["xt"].double(), t=inputs["t"].double())
 
 
 _ASK = "out = model(torch.cat([half, half]), t, labels)"
@@ -1612,11 +2319,19 @@ FORWARD_WITH_CFG = Exercise(
         Case("w = 1 is the label alone", _halves(3, 4, 1.0), call=_with_spy(True)),
         Case("w = 0 is no label at all", _halves(3, 4, 0.0), call=_with_spy(True)),
         Case("the halves of xt have drifted apart", _drifted, call=_with_spy(True)),
+        Case("the halves of xt have drifted apart, w = 1", _drifted_at_one, call=_with_spy(True)),
         Case(
             "integer times, another null label",
-            lambda g: _halves(3, 2, 2.0, null=4)(g) | dict(t=torch.tensor([0, 4, 9, 0, 4, 9])),
+            lambda g: _halves(3, 2, 2.0, null=4, highest=3)(g) | dict(t=torch.tensor([0, 4, 9, 0, 4, 9])),
             call=_with_spy(True),
         ),
+        Case("a null label among the classes", _halves(4, 3, 2.0, null=5), call=_with_spy(True)),
+        Case("null label 0", _halves(3, 3, 2.0, null=0, highest=7), call=_with_spy(False)),
+        Case("w below 0, away from the label", _halves(3, 4, -0.5), call=_with_spy(True)),
+        Case("a large w", _halves(3, 4, 17.5), call=_with_spy(True)),
+        Case("w between 0 and 1", _halves(3, 4, 0.5), call=_with_spy(True)),
+        Case("in float64", _double, call=_with_spy(True)),
+        Case("a network in train mode", _halves(2, 4, 2.0), call=_with_spy(True, _Module)),
         Case(
             "times that differ between the halves",
             lambda g: _halves(2, 2, 2.0)(g) | dict(t=torch.tensor([0.1, 0.2, 0.5, 0.9])),
@@ -1776,6 +2491,95 @@ FORWARD_WITH_CFG = Exercise(
             "label; both must hold the guided one.",
             old="    " + _SPLIT,
             new="    if w == 1:\n        return out\n    " + _SPLIT,
+        ),
+        Mistake(
+            "At w = 1 you ask the model about xt as it came. Its second half must not be looked at, and both halves of "
+            "the result hold the guided prediction.",
+            old="    " + _ASK,
+            new="    if w == 1:\n        return model(xt, t, labels)\n    " + _ASK,
+        ),
+        Mistake(
+            "At w = 0 you return what the model says as it is. Then the first half holds the prediction with the "
+            "label; both must hold the one without.",
+            old="    " + _SPLIT,
+            new="    if w == 0:\n        return out\n    " + _SPLIT,
+        ),
+        Mistake(
+            "w = 0 counts as `not given` with you (`if not w`, `w or 1`). It is a number like others: no label at all.",
+            old=_GUIDE,
+            new="guided = guide(cond, uncond, w or 1.0)",
+        ),
+        Mistake(
+            "w is cut off at 0. Below 0 guidance points away from the label, which somebody may want.",
+            old=_GUIDE,
+            new="guided = guide(cond, uncond, max(w, 0.0))",
+        ),
+        Mistake(
+            "w loses its sign. Below 0 guidance points away from the label, which somebody may want.",
+            old=_GUIDE,
+            new="guided = guide(cond, uncond, abs(w))",
+        ),
+        Mistake(
+            "w is raised to 1 at least. Between 0 and 1 it mixes the two predictions, as the formula says.",
+            old=_GUIDE,
+            new="guided = guide(cond, uncond, max(w, 1.0))",
+        ),
+        Mistake(
+            "A large w is cut off. It is used as it is.",
+            old=_GUIDE,
+            new="guided = guide(cond, uncond, min(w, 10.0))",
+        ),
+        Mistake(
+            "w becomes a whole number. It may have a fraction.",
+            old=_GUIDE,
+            new="guided = guide(cond, uncond, int(w))",
+        ),
+        Mistake(
+            "w cond - uncond: the guided prediction is uncond + w (cond - uncond).",
+            old=_GUIDE,
+            new="guided = w * cond - uncond",
+        ),
+        Mistake(
+            "You take the largest label for the null label. It may be any number, and stands in the second half of "
+            "`labels` already: hand them on.",
+            old=_ASK,
+            new="labels = torch.cat([labels[: len(half)], labels.max().expand(len(half))])\n    " + _ASK,
+        ),
+        Mistake(
+            "The halves of `labels` are exchanged on the way to the model. Hand them on as they are.",
+            old=_ASK,
+            new="labels = labels.roll(len(half))\n    " + _ASK,
+        ),
+        Mistake(
+            "Labels reach the model in int32. Hand them on as they came, in int64.",
+            old=_ASK,
+            new="out = model(torch.cat([half, half]), t, labels.int())",
+        ),
+        Mistake(
+            "You call the model with keywords. Other models have other names for their inputs: model(xt, t, labels).",
+            old=_ASK,
+            new="out = model(xt=torch.cat([half, half]), t=t, labels=labels)",
+        ),
+        Mistake(
+            "You call `model.forward`. The model may be any callable, a function too: model(xt, t, labels).",
+            old=_ASK,
+            new="out = model.forward(torch.cat([half, half]), t, labels)",
+        ),
+        Mistake(
+            "The model is switched to eval mode and stays there. Its mode is the caller's business.",
+            old=_ASK,
+            new="if isinstance(model, nn.Module):\n        model.eval()\n    " + _ASK,
+        ),
+        Mistake(
+            "The model is called twice on the whole batch. Once is enough: its answer holds both halves.",
+            old=_ASK,
+            new="out = model(torch.cat([half, half]), t, labels)\n"
+            "    out = torch.cat([out[: len(half)], model(torch.cat([half, half]), t, labels)[len(half) :]])",
+        ),
+        Mistake(
+            "The result is turned into float32. It has the dtype of what the model returned.",
+            old=_ASK,
+            new="out = model(torch.cat([half, half]), t, labels).float()",
         ),
         Mistake(
             "xt is overwritten: you copied its first half over the second. Make a new tensor: `torch.cat`.",
