@@ -41,13 +41,14 @@ class DiagonalGaussian:
     """What the encoder says about a picture: a normal distribution for every number of the latents, all independent.
 
     The encoder writes two numbers for each latent number. The first half of the channels of ``params`` are the means,
-    the second half the natural logarithms of the *variances*, which are clamped to [-30, 20]: so every output of the
-    network is allowed, and none of them makes a variance 0 or infinite.
+    which are taken as they are. The second half are the natural logarithms of the *variances*. They are clamped to
+    [-30, 20] before anything is made of them: so every output of the network is allowed, a log-variance of 1000 too,
+    and none of them makes a variance 0 or infinite, or a gradient nan.
 
     Args:
-        params: (b, 2c, ...), with any number of further axes, also none.
+        params: (b, 2c, ...), with any number of further axes, also none; float32, float64 or bfloat16. Left as it is.
     Attributes: ``mean``, ``logvar`` (after the clamp) and ``std``, the standard deviation, each (b, c, ...). They, and
-        whatever the methods return, have the dtype of ``params``.
+        whatever the three methods return, have the dtype of ``params``.
     Raises: ValueError if the number of channels is odd.
     Source: Kingma and Welling 2014, appendix C.2; the clamp is that of Rombach et al. 2022, released code.
     """
@@ -63,9 +64,10 @@ class DiagonalGaussian:
         """Draw once: the mean plus the standard deviation times standard normal noise, its own for every number.
 
         The noise is the only thing that is random, so gradients reach ``params`` through mean and standard deviation.
+        Every call draws anew, and changes nothing in the object.
 
         Args:
-            generator: the noise is drawn with it; None takes torch's global one.
+            generator: the noise is drawn with it; None takes torch's global one, which ``torch.manual_seed`` seeds.
         Source: Kingma and Welling 2014, section 2.4.
         """
         eps = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
@@ -94,9 +96,13 @@ def fit_latent_stats(z: Float[Tensor, "b c *s"]) -> tuple[Float[Tensor, " c"], F
     deviation 1, and ``scale_latents`` turns any latents into such.
 
     Args:
-        z: (b, c, ...) with any number of further axes (pictures have two, videos three, and there may be none).
-    Returns: mean (c,) and standard deviation (c,), which divides by n - 1 as torch does, in the dtype of z. A channel
-        that never changes gets 1, so that dividing by it stays harmless. Neither takes part in any gradient.
+        z: (b, c, ...) with any number of further axes (pictures have two, videos three, and there may be none);
+            float32 or float64. Left as it is.
+    Returns: mean (c,) and standard deviation (c,), which divides by n - 1 as torch does, both computed in the dtype of
+        z. The deviation is right also where it is a thousandth of the mean or less. A channel that never changes gets
+        1, so that dividing by it stays harmless: one whose numbers are *exactly* equal. (What is computed as their
+        deviation may be a little more than 0, by rounding.) Every other channel keeps its own deviation, however small.
+        Neither result takes part in any gradient.
     Raises: ValueError if a channel has fewer than two numbers.
     """
     z = z.detach().transpose(0, 1).flatten(1)

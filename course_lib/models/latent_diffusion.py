@@ -177,20 +177,21 @@ def latent_loss(
 ) -> Float[Tensor, ""]:
     """The loss of a training step of latent diffusion: the mean squared error of the guessed noise.
 
-    Latents are noised in one jump: zt = sqrt(alpha_bar[t]) z0 + sqrt(1 - alpha_bar[t]) eps, each sample with its own t.
-    Where ``dropped`` is True, a sample's caption is replaced by the empty one, so that the model also learns what
-    pictures look like when nobody says anything; guidance needs that. The model is called once, as
-    ``model(zt, t, tokens)``, and returns its guess of eps.
+    Latents are noised in one jump: zt = sqrt(alpha_bar[t]) z0 + sqrt(1 - alpha_bar[t]) eps, each sample with its own t,
+    and zt has the dtype of z0. Where ``dropped`` is True, a sample's caption is replaced by the empty one, at every t,
+    so that the model also learns what pictures look like when nobody says anything; guidance needs that. The model is
+    called once, as ``model(zt, t, tokens)``, with t as it came, and returns its guess of eps. All samples count alike.
+    Nothing is drawn here: noise, t and who loses a caption are arguments.
 
     Args:
         model: has an attribute ``alpha_bar``, (T,) float64, and one ``tokenizer``, which turns text into ids:
             ``model.tokenizer.encode("", length)`` are the ``length`` ids (length,) of the empty caption, padded.
-        z0: (b, c, h, w), latents of the pictures, scaled already.
-        tokens: (b, n), the ids of their captions, padded to n each. Left as they are.
+        z0: (b, c, h, w), latents of the pictures, scaled already; float32.
+        tokens: (b, n), the ids of their captions, padded to n each. Left as they are, like all that comes in.
         t: (b,) int64, from 0 to T - 1.
         eps: like z0, standard normal.
         dropped: (b,), True for those that lose their caption; perhaps none, perhaps all.
-    Returns: a scalar: the mean over all numbers of the batch.
+    Returns: a scalar, float32: the mean over all numbers of the batch. Gradients are asked for in the model alone.
     Source: Rombach et al. 2022, equations 2 and 3; Ho and Salimans 2022, algorithm 1, for the dropping.
     """
     nothing = model.tokenizer.encode("", tokens.shape[1]).to(tokens.device)

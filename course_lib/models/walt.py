@@ -33,14 +33,14 @@ Size3 = tuple[int, int, int]
 def window(x: Shaped[Tensor, "b f h w d"], size: Size3) -> Shaped[Tensor, "windows n d"]:
     """Cut a grid of tokens into boxes that do not overlap, one short sequence each.
 
-    Boxes are numbered sample by sample, and within a sample like tokens: frames slowest, columns fastest. The tokens of
-    a box are ordered likewise.
+    Boxes are solid: neighbours in the grid. All boxes of the first sample come first, then those of the second; within
+    a sample they are numbered like tokens: frames slowest, columns fastest. The tokens of a box are ordered likewise.
 
     Args:
-        x: (b, f, h, w, d), tokens on a grid of frames, rows and columns.
-        size: frames, rows and columns of a box; (1, h, w) is one whole frame.
+        x: (b, f, h, w, d), tokens on a grid of frames, rows and columns; of any dtype.
+        size: frames, rows and columns of a box, at least 1 each; (1, h, w) is one whole frame.
     Returns: (windows, n, d) with n = the product of ``size`` and windows = b f h w / n.
-    Raises: ValueError if the grid is no whole number of boxes.
+    Raises: ValueError if an edge of the grid is no whole number of boxes, or an edge of the box is below 1.
     Source: Gupta et al. 2023, window attention.
     """
     (f, h, w), (wf, wh, ww) = x.shape[1:4], size
@@ -50,13 +50,14 @@ def window(x: Shaped[Tensor, "b f h w d"], size: Size3) -> Shaped[Tensor, "windo
 
 
 def unwindow(boxes: Shaped[Tensor, "windows n d"], size: Size3, grid: Size3) -> Shaped[Tensor, "b f h w d"]:
-    """Put the boxes back on their grid: the exact inverse of ``window``.
+    """Put the boxes back on their grid: ``unwindow(window(x, size), size, grid)`` is x.
 
     Args:
-        boxes: (windows, n, d), in the order of ``window``.
+        boxes: (windows, n, d), in the order of ``window``: sample by sample, within a sample frames slowest and columns
+            fastest, and the n tokens of a box likewise. Of any dtype.
         size: frames, rows and columns of a box.
-        grid: frames, rows and columns of the whole: (f, h, w).
-    Returns: (b, f, h, w, d).
+        grid: frames, rows and columns of one sample, (f, h, w); each a multiple of the box's.
+    Returns: (b, f, h, w, d); how many samples there are follows from the number of windows.
     """
     (f, h, w), (wf, wh, ww) = grid, size
     shape = {"f": f // wf, "h": h // wh, "w": w // ww, "wf": wf, "wh": wh, "ww": ww}
@@ -70,9 +71,10 @@ def picture_mask(is_image: Bool[Tensor, " b"], windows: int, n: int) -> Bool[Ten
     weights learn from both.
 
     Args:
-        is_image: (b,), True for a sample that is a stack of pictures.
+        is_image: (b,) boolean, True for a sample that is a stack of pictures.
         windows: windows per sample. n: tokens in a window.
-    Returns: boolean, one square per window, True where a token may look.
+    Returns: (b windows, n, n) boolean, one square per window, True where a token (row) may look at another (column).
+        Windows come in the order of ``window``: all of the first sample, then all of the second.
     Source: Gupta et al. 2023, "identity attention mask".
     """
     itself = torch.eye(n, dtype=torch.bool, device=is_image.device)
@@ -83,12 +85,18 @@ def picture_mask(is_image: Bool[Tensor, " b"], windows: int, n: int) -> Bool[Ten
 
 
 class AdaLNLoRA(nn.Module):
-    r"""The six modulation vectors of every block, for the price of one block: A_i = A + B_i(C_i(condition)).
+    r"""The six modulation vectors of every block, for little more than the price of one block.
 
-    A = MLP(condition) is shared by all blocks; each block adds a correction of low rank, which starts at zero.
+    All blocks share A = shared(condition), six vectors of d numbers, one behind the other. The first block takes A as
+    it is. Every later block adds a correction of low rank, made from the condition itself: A + up(down(condition)).
+
+    Parts: ``shared``, an ``nn.Sequential`` of SiLU and a linear layer d -> 6 d with bias; ``down`` and ``up``, an
+    ``nn.ModuleList`` each, of depth - 1 linear layers without bias, d -> rank and rank -> 6 d. The weight and bias of
+    ``shared`` and the weights of ``up`` start at zero, so that every block begins as the identity. Those of ``down``
+    keep PyTorch's start: if both halves were zero, neither would ever get a gradient.
 
     Args:
-        d: width of condition and tokens. depth: number of blocks. rank: of the corrections.
+        d: width of condition and tokens. depth: number of blocks, at least 1. rank: of the corrections.
     Source: Gupta et al. 2023, AdaLN-LoRA.
     """
 
@@ -102,7 +110,12 @@ class AdaLNLoRA(nn.Module):
         nn.init.zeros_(self.shared[1].bias)
 
     def forward(self, condition: Float[Tensor, "b d"]) -> list[Float[Tensor, "b six_d"]]:
-        """What each block is told; the first block takes A as it is."""
+        """What each block is told, in order.
+
+        Args:
+            condition: (b, d).
+        Returns: a list of ``depth`` tensors (b, 6 d).
+        """
         shared = self.shared(condition)
         return [shared, *(shared + up(down(condition)) for down, up in zip(self.down, self.up, strict=True))]
 
@@ -242,15 +255,16 @@ def self_conditioned(
 ) -> Float[Tensor, "b *s"]:
     """One training prediction in which some samples see what the model thought a moment before.
 
-    The model is asked once without an estimate, its velocity is turned into an estimate of the clean latents, and it is
-    asked again with it; where ``asked`` is False the estimate stays zero. No gradient passes through the first look.
+    First look: the whole batch, with an estimate of zeros. The velocity v that comes back implies clean latents,
+    xt - t v. Second look: the same batch with these as the estimate, but zeros for every sample where ``asked`` is
+    False. The estimate is a constant: no gradient passes through the first look, neither to the model nor to xt.
 
     Args:
-        model: called as ``model(xt, t, estimate=..., **rest)``, returns a velocity like xt.
-        xt, t: noisy latents and their times, the same in both looks.
-        asked: (b,), which samples get an estimate.
-        rest: handed on in both looks.
-    Returns: the velocity of the second look.
+        model: called as ``model(xt, t, estimate=..., **rest)`` with an estimate like xt; returns a velocity like xt.
+        xt, t: (b, ...) noisy latents and (b,) their times in [0, 1], the same in both looks.
+        asked: (b,) boolean, which samples get an estimate.
+        rest: handed on in both looks as it is.
+    Returns: the velocity of the second look, like xt.
     Source: Chen et al. 2023 ("Analog Bits"); Gupta et al. 2023.
     """
     with torch.no_grad():

@@ -55,7 +55,13 @@ def fused_attention(
     v: Float[Tensor, "b heads keys d_v"],
     keep: Bool[Tensor, "#b #heads #queries #keys"] | None = None,
 ) -> tuple[Float[Tensor, "b heads queries d_v"], None]:
-    """``attention`` through PyTorch's fused kernel, which never stores the weights; None is returned in their place."""
+    """``attention`` through PyTorch's fused kernel, which never stores the weights; None is returned in their place.
+
+    Raises: ValueError if there are not as many values as keys. (The kernel itself does not look, and reads past the
+        end of the shorter one.)
+    """
+    if k.shape[-2] != v.shape[-2]:
+        raise ValueError(f"{k.shape[-2]} keys and {v.shape[-2]} values: every key needs a value of its own")
     return F.scaled_dot_product_attention(q, k, v, attn_mask=keep), None
 
 
@@ -122,9 +128,10 @@ class CrossAttention(nn.Module):
         d_context: width of the tokens that answer; it may be any other number.
         heads: how many attentions run in parallel, each on d / heads channels.
 
-    Its parts, with these names in any order, or in this order under other names: linear layers ``to_q``, ``to_k`` and
-    ``to_v``, all without a bias, and ``to_out``, with one. Each of them returns d channels; what goes in is for you to
-    work out. They start as PyTorch makes them.
+    Its parts, in any order, but with these names, since the lesson puts trained weights into them: linear layers
+    ``to_q``, ``to_k`` and ``to_v``, all without a bias, and ``to_out``, with one. Each of them returns d channels; what
+    goes in is for you to work out. They start as PyTorch makes them, weights and bias. There is no dropout, and nothing
+    else that differs between training and evaluation.
 
     Raises: ValueError if d is not a multiple of heads.
     Source: Rombach et al. 2022 (latent diffusion), section 3.3; Vaswani et al. 2017, section 3.2.3.
@@ -157,10 +164,12 @@ class CrossAttention(nn.Module):
         Args:
             x: (b, queries, d).
             context: (b, keys, d_context).
-            keep: boolean (b, keys), True where the context may be read; False at padding, which must not make any
-                difference, whatever stands there. The same for all queries and heads. Where a sample has no key that
-                may be read, its weighted means are 0, and the result is the bias of ``to_out``. None allows all.
-        Returns: (b, queries, d).
+            keep: boolean (b, keys), True where the context may be read, even if all numbers there are 0; False at
+                padding, anywhere in the caption, which must not make any difference, whatever numbers stand there,
+                also in the millions (but no nan and no inf). The same for all queries and heads. Where a sample has no
+                key that may be read, its weighted means are 0, and the result is the bias of ``to_out``. None allows
+                all.
+        Returns: (b, queries, d), right also where scores are in the hundreds.
         """
         q = rearrange(self.to_q(x), "b n (h d) -> b h n d", h=self.heads)
         k = rearrange(self.to_k(context), "b n (h d) -> b h n d", h=self.heads)

@@ -19,14 +19,16 @@ def repeat_first_frame(video: Float[Tensor, "b c f h w"], times: int) -> Float[T
 class CausalConv3d(nn.Module):
     """A convolution over frames, rows and columns that sees the present and the past, never the future.
 
-    In space it is padded with zeros as usual, (k - s) / 2 on either side, the odd one on the right. In time all padding
-    goes in front: kernel - 1 copies of the first frame. So 1 + T frames become 1 + T / stride, frame i of the result
-    depends on frames 0 ... i * stride of the video, and a picture, which is a video of one frame, stays one.
+    In time all padding goes in front: kernel - 1 copies of the first frame. So 1 + T frames become 1 + T / stride, and
+    frame i of the result sees frames i * stride - (kernel - 1) ... i * stride of the video, where "before frame 0" is
+    frame 0 again. A picture, which is a video of one frame, stays one. In space the padding is of zeros: with kernel k
+    and stride s, (k - s) // 2 of them on the left and on top, and what is missing to k - s on the right and below.
+    Otherwise it is what ``torch.nn.Conv3d`` computes: ``weight`` is (c_out, c_in, *kernel), ``bias`` is (c_out,).
 
     Args:
         c_in, c_out: channels.
         kernel: frames, rows and columns under the kernel.
-        stride: steps along the same axes.
+        stride: steps along the same axes; in space no larger than the kernel.
     Source: Yu et al. 2024 (MAGVIT-v2). Padding with copies leaves a still clip still.
     """
 
@@ -41,8 +43,8 @@ class CausalConv3d(nn.Module):
         """Convolve; see the class for what is padded, and with what.
 
         Args:
-            video: (b, c_in, 1 + T, h, w) with T a multiple of the temporal stride.
-        Returns: (b, c_out, 1 + T / stride, height, width).
+            video: (b, c_in, 1 + T, h, w) with T a multiple of the temporal stride, T = 0 included.
+        Returns: (b, c_out, 1 + T / stride, h // stride, w // stride), each axis with its own stride.
         Raises: ValueError if T is no multiple of the temporal stride.
         """
         (kf, kh, kw), (sf, sh, sw) = self.kernel, self.stride
@@ -78,11 +80,31 @@ def fold_time(video: Float[Tensor, "b c f h w"], patch: Size3) -> Float[Tensor, 
     return rearrange(video, "b c (f pf) (h ph) (w pw) -> b (c pf ph pw) f h w", pf=pf, ph=ph, pw=pw)
 
 
+def causal_up(groups: Float[Tensor, "b d f h w"], r: int) -> Float[Tensor, "b c frames h w"]:
+    """Unfold channels into frames, so that 1 + t frames become 1 + r t: the first gives one frame, the others r each.
+
+    Each frame arrives as r frames folded into its channels: channel r k + j of it is channel k of the j-th of them,
+    j = 0 ... r - 1, earliest first. Of the very first group only the last one, j = r - 1, is a frame; the others would
+    lie before the beginning, and are dropped. So frame 0 of the result needs nothing but frame 0 of ``groups``.
+
+    Args:
+        groups: (b, d, 1 + t, h, w) with d = r c channels; t may be 0, a picture.
+        r: frames in a group, at least 1; r = 1 changes nothing.
+    Returns: (b, c, 1 + r t, h, w), of the same dtype.
+    Raises: ValueError if r < 1, or d is no multiple of r.
+    Source: Yu et al. 2024 (MAGVIT-v2), depth-to-space upsampling in a causal decoder.
+    """
+    if r < 1 or groups.shape[1] % r:
+        raise ValueError(
+            f"{groups.shape[1]} channels are no whole number of groups of r={r} frames; r must divide them"
+        )
+    return rearrange(groups, "b (c r) f h w -> b c (f r) h w", r=r)[:, :, r - 1 :]
+
+
 def unfold_time(video: Float[Tensor, "b d f h w"], patch: Size3) -> Float[Tensor, "b c frames height width"]:
     """The inverse of ``fold_time``: 1 + t groups become 1 + t pf frames; the first group gives its last one only."""
     pf, ph, pw = patch
-    video = rearrange(video, "b (c pf ph pw) f h w -> b c (f pf) (h ph) (w pw)", pf=pf, ph=ph, pw=pw)
-    return video[:, :, pf - 1 :]
+    return causal_up(rearrange(video, "b (c pf ph pw) f h w -> b (c pf) f (h ph) (w pw)", pf=pf, ph=ph, pw=pw), pf)
 
 
 class ChannelNorm(nn.Module):

@@ -3,7 +3,8 @@
     python -m course_lib.training.train_latent autoencoder --digits both --seed 0
     python -m course_lib.training.train_latent diffusion --digits both --seed 0
 
-Still pictures of one or two coloured digits. Both commands keep their state and go on where they were stopped.
+Still pictures of coloured digits: one or two for the first stage, one for the second. Both commands keep their state
+and go on where they were stopped.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from course_lib.data.digits import Digits, load_digits
 from course_lib.data.moving_mnist import RGB, render_scenes, sample_scenes, seeded
 from course_lib.data.sampling import SceneBatch
 from course_lib.data.scenes import DIRECTIONS, SIZES, Scene, cell_range
+from course_lib.diffusion.flow import shift_times
 from course_lib.evaluation.judge import load_judge
 from course_lib.evaluation.tracking import brightness, centroids
 from course_lib.models.autoencoder import KLAutoencoder, autoencoder_loss
@@ -36,15 +38,17 @@ from course_lib.models.latent_diffusion import (
     save_autoencoder,
     still_autoencoder,
 )
+from course_lib.models.unet import ImageAttention
 from course_lib.paths import checkpoints_dir, outputs_dir
 from course_lib.training.ema import EMA
-from course_lib.training.loop import Step, train, warm_flat_decay
+from course_lib.training.loop import Step, muon_and_adamw, train, warm_flat_decay
 from course_lib.training.train import Run, run_stage
 
 EDGE = 48
 INK, KL, SLOW = 5.0, 1e-3, 0.02
 MOVING = tuple(DIRECTIONS)[:8]
 LEFT_OUT = 0.15  # how often a training caption says nothing of a digit's size, colour or place
+TOWARDS_NOISE = 3.0  # shift of the training times: which digit it is gets decided where there is much noise
 CROP = 28  # edge of the tiles that the judge reads
 
 
@@ -158,14 +162,6 @@ def cache(first_stage: KLAutoencoder | Pixels, digits: Sequence[Digits], scenes:
     return Stills(scenes, torch.cat(means), torch.cat(stds))
 
 
-def training_scenes(n: int, generator: torch.Generator, two: float = 0.3) -> SceneBatch:
-    """``n`` scenes of one digit, of which a share ``two`` gets a second one."""
-    scenes = still_scenes(n, generator, movers=(2, 2))
-    single = torch.rand(n, generator=generator) >= two
-    scenes.digit[single, 1] = -1
-    return scenes
-
-
 def caption(scene: Scene, generator: torch.Generator | None = None) -> str:
     """Words for a still picture: "a large red 3 at the top-left and a small blue 7 in the centre".
 
@@ -182,6 +178,16 @@ def caption(scene: Scene, generator: torch.Generator | None = None) -> str:
     return " and ".join(parts)
 
 
+def second_stage(model: LatentDiffusion, lr: float) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
+    """What is trained, and how: Muon for the matrices that carry captions, AdamW for convolutions and all the rest.
+
+    With AdamW alone the right colour lowered the loss by 5 % after 130 steps, with Muon by 13 % after 117.
+    """
+    trained = nn.ModuleDict({"text_encoder": model.text_encoder, "unet": model.unet})
+    reading = [module for module in model.unet.modules() if isinstance(module, ImageAttention)]
+    return trained, muon_and_adamw(trained, [*model.text_encoder.layers, *reading], adamw_lr=lr)
+
+
 def train_diffusion(
     folder: Folder,
     model: LatentDiffusion,
@@ -195,14 +201,13 @@ def train_diffusion(
     loss: Callable[..., Tensor] = latent_loss,
 ) -> None:
     """The second stage; the model ends with the running average of its weights."""
-    trained = nn.ModuleDict({"text_encoder": model.text_encoder, "unet": model.unet})
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    trained, optimizers = second_stage(model, lr)
     ema = EMA(trained, 0.998)
 
     def loss_of_step(step: int) -> Tensor:
         return loss(model, *diffusion_batch(model, stills, batch, seeded(seed, step), drop))
 
-    run_stage(folder, "diffusion", trained, [optimizer], loss_of_step, steps=steps, ema=ema)
+    run_stage(folder, "diffusion", trained, optimizers, loss_of_step, steps=steps, ema=ema)
     for name, weight in trained.named_parameters():
         weight.data.copy_(ema.weights[name])
     model.eval().requires_grad_(False)
@@ -217,15 +222,15 @@ def train_for(
     batch: int = 32,
     lr: float = 2e-3,
     loss: Callable[..., Tensor] = latent_loss,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[Step]:
     """Train a second stage by the clock instead of by the step; the learning rate falls with the clock too.
 
     The model ends with the running average of its weights, in evaluation mode.
     """
-    trained = nn.ModuleDict({"text_encoder": model.text_encoder, "unet": model.unet})
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-    ema, began = EMA(trained, 0.98), time.perf_counter()
-    passed = lambda: (time.perf_counter() - began) / seconds  # noqa: E731
+    trained, optimizers = second_stage(model, lr)
+    ema, began = EMA(trained, 0.98), clock()
+    passed = lambda: (clock() - began) / seconds  # noqa: E731
 
     def loss_of_step(step: int) -> Tensor:
         return loss(model, *diffusion_batch(model, stills, batch, seeded(seed, step)))
@@ -233,7 +238,7 @@ def train_for(
     def schedule(step: int, steps: int) -> float:
         return warm_flat_decay(int(1000 * min(passed(), 1.0)), 1000)
 
-    for step in train(loss_of_step, trained, [optimizer], steps=10**6, schedule=schedule, ema=ema):
+    for step in train(loss_of_step, trained, optimizers, steps=10**6, schedule=schedule, ema=ema):
         yield step
         if passed() >= 1:
             break
@@ -249,7 +254,8 @@ def diffusion_batch(
     index = torch.randint(len(stills.scenes), (batch,), generator=random)
     z0 = stills.draw(index, random)
     tokens = model.tokenizer.encode([caption(scene, random) for scene in stills.scenes[index]])
-    t = torch.randint(len(model.alpha_bar), (batch,), generator=random)
+    total = len(model.alpha_bar)
+    t = (total * shift_times(torch.rand(batch, generator=random), TOWARDS_NOISE)).long().clamp(max=total - 1)
     eps = torch.randn(z0.shape, generator=random)
     return z0, tokens, t, eps, torch.rand(batch, generator=random) < drop
 
@@ -323,7 +329,7 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         torch.manual_seed(options.seed)
         model = LatentDiffusion(LatentDiffusionConfig(), still_autoencoder())
-        scenes = training_scenes(options.pictures, seeded(options.seed, 10**6))
+        scenes = still_scenes(options.pictures, seeded(options.seed, 10**6), movers=(1, 1))
         stills = cache(model.first_stage, digits, scenes, options.seed + 10)
         train_diffusion(folder, model, stills, steps=steps, seed=options.seed, batch=batch)
         figures = measure_diffusion(model, held_out)

@@ -1,5 +1,8 @@
 """The judgement itself: what passes, what fails, and what the learner reads."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -178,3 +181,54 @@ def test_a_substitution_must_match_exactly_once(sample):
 def test_ordinary_checks_are_quick(sample):
     assert judged("mix", get("mix").variants[0].code).seconds < 2
     assert judged("mix", MIX % "return a.sum(1)").seconds < 4  # wrong and unknown: the whole catalogue was tried
+
+
+KEYS_OF_X = """
+import torch.nn as nn, torch.nn.functional as F
+from einops import rearrange
+from course_lib.exercises.checking import check
+from course_lib.nn.attention import attention, fused_attention
+
+class CrossAttention(nn.Module):
+    def __init__(self, d, d_context, heads):
+        super().__init__()
+        if d % heads:
+            raise ValueError("heads")
+        self.heads = heads
+        self.to_q, self.to_k = nn.Linear(d, d, bias=False), nn.Linear(d, d, bias=False)
+        self.to_v, self.to_out = nn.Linear(d_context, d, bias=False), nn.Linear(d, d)
+
+    def forward(self, x, context, keep=None):
+        split = lambda y: rearrange(y, "b n (h d) -> b h n d", h=self.heads)
+        q, k, v = split(self.to_q(x)), split(self.to_k(x)), split(self.to_v(context))
+        keep = None if keep is None else keep[:, None, None, :]
+        out = ATTEND
+        return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
+
+print(check("CrossAttention", CrossAttention).state)
+"""
+TOO_MANY_VALUES = """
+import torch, torch.nn.functional as F
+from course_lib.exercises.checking import check
+
+def attention(q, k, v, keep=None):
+    return F.scaled_dot_product_attention(q, k, torch.cat([v, v], dim=2)), None
+
+print(check("attention", attention).state)
+"""
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        KEYS_OF_X.replace("ATTEND", "F.scaled_dot_product_attention(q, k, v, keep)"),
+        KEYS_OF_X.replace("ATTEND", "fused_attention(q, k, v, keep)[0]"),
+        KEYS_OF_X.replace("ATTEND", "attention(q, k, v, keep)[0]"),
+        TOO_MANY_VALUES,
+    ],
+)
+def test_keys_and_values_of_unequal_number_do_not_kill_the_process(program):
+    # PyTorch's fused kernel reads and writes past the end there: whoever checks an answer must live to say so.
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert process.stdout.strip() in ("crashed", "failed")

@@ -1,5 +1,6 @@
 """Attention against PyTorch's kernels, a loop over single queries, and closed forms."""
 
+import inspect
 import math
 
 import pytest
@@ -89,6 +90,12 @@ def test_a_query_with_no_allowed_key_gets_zeros_and_finite_gradients():
     torch.testing.assert_close(out, fused_attention(q, k, v, keep)[0])
     grads = torch.autograd.grad(out.square().sum(), (q, k, v))
     assert all(g.isfinite().all() for g in grads) and (grads[0][1, 2, 4] == 0).all()
+
+
+def test_fused_attention_refuses_keys_and_values_of_unequal_number():
+    q, k, v = torch.randn(1, 1, 2, 4), torch.randn(1, 1, 5, 4), torch.randn(1, 1, 7, 4)
+    with pytest.raises(ValueError, match="5 keys and 7 values"):
+        inspect.unwrap(fused_attention)(q, k, v)  # without jaxtyping's check, which tests add
 
 
 def test_huge_scores_stay_finite():

@@ -8,6 +8,7 @@ from course_lib.nn.causal import (
     CausalConv3d,
     CausalResBlock,
     ChannelNorm,
+    causal_up,
     fold_time,
     repeat_first_frame,
     unfold_time,
@@ -109,3 +110,16 @@ def test_the_norm_sees_one_pixel_of_one_frame():
     torch.testing.assert_close(norm(video)[:1, :, 1:2, 2:3, 3:4], one)
     expected = video / (video.square().mean(1, keepdim=True) + 1e-6).sqrt() * norm.scale.view(-1, 1, 1, 1)
     torch.testing.assert_close(norm(video), expected)
+
+
+def test_unfolding_channels_against_a_loop():
+    x = clip(2, 6, 4, 3, 5)
+    frames = [x[:, [2, 5], 0]]  # of the first group the last frame
+    for i in range(1, 4):
+        frames += [x[:, [j, 3 + j], i] for j in range(3)]
+    assert torch.equal(causal_up(x, 3), torch.stack(frames, dim=2))
+    assert torch.equal(causal_up(x[:, :, :1], 3), causal_up(x, 3)[:, :, :1])
+    assert torch.equal(causal_up(x, 1), x)
+    for r in (4, 0, -1):
+        with pytest.raises(ValueError, match="r must divide them"):
+            causal_up(x, r)

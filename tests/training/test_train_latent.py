@@ -20,7 +20,6 @@ from course_lib.training.train_latent import (
     measure_pictures,
     still_scenes,
     train_diffusion,
-    training_scenes,
 )
 
 TINY = LatentDiffusionConfig(base=8, widths=(1, 2), d_text=8, text_layers=1, heads=2)
@@ -32,8 +31,8 @@ def digits():
 
 
 def test_captions_say_what_the_scene_holds_and_leave_out_what_they_please():
-    scenes = training_scenes(200, seeded(0, 0))
-    assert 30 < scenes.present[:, 1].sum() < 90
+    scenes = still_scenes(200, seeded(0, 0))
+    assert 70 < scenes.present[:, 1].sum() < 130
     short = 0
     for scene in scenes:
         for text in (caption(scene), caption(scene, seeded(0, 1))):
@@ -46,7 +45,7 @@ def test_captions_say_what_the_scene_holds_and_leave_out_what_they_please():
         random = parse(caption(scene, seeded(1, len(text)))).movers[0]
         short += None in (random.size, random.colour, random.start)
     assert 40 < short < 160
-    assert caption(training_scenes(1, seeded(5, 0))[0]).startswith(("a ", "an "))
+    assert caption(still_scenes(1, seeded(5, 0))[0]).startswith(("a ", "an "))
 
 
 def test_real_pictures_are_read_as_what_they_are_and_others_are_not(digits):
@@ -60,7 +59,7 @@ def test_real_pictures_are_read_as_what_they_are_and_others_are_not(digits):
 
 
 def test_cached_latents_are_what_the_encoder_would_sample(digits):
-    stage, scenes = still_autoencoder(), training_scenes(300, seeded(0, 4))
+    stage, scenes = still_autoencoder(), still_scenes(300, seeded(0, 4))
     stills = cache(stage, digits, scenes, seed=7)
     pictures = draw(scenes[256:], digits, seeded(7, 256))[:, :, 0]
     assert torch.equal(stills.mean[256:], stage.latents(pictures))
@@ -72,7 +71,7 @@ def test_cached_latents_are_what_the_encoder_would_sample(digits):
 
 def test_a_step_follows_from_its_number(digits):
     model = LatentDiffusion(TINY, still_autoencoder())
-    stills = cache(model.first_stage, digits, training_scenes(40, seeded(0, 5)), seed=7)
+    stills = cache(model.first_stage, digits, still_scenes(40, seeded(0, 5)), seed=7)
     one, two = (diffusion_batch(model, stills, 6, seeded(3, 11), drop=0.5) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
     z0, tokens, t, eps, dropped = one
@@ -85,7 +84,7 @@ def test_the_second_stage_learns_and_a_stopped_run_ends_alike(digits, tmp_path, 
         for steps in stops:
             torch.manual_seed(0)
             model = LatentDiffusion(TINY, still_autoencoder())
-            stills = cache(model.first_stage, digits, training_scenes(64, seeded(0, 6)), seed=7)
+            stills = cache(model.first_stage, digits, still_scenes(64, seeded(0, 6)), seed=7)
             if steps < 12:  # killed half-way
                 loss = train_latent.latent_loss
                 calls = []

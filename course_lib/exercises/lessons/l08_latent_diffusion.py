@@ -21,6 +21,11 @@ def _read(cls, params: Tensor) -> dict:
     return {"mean": q.mean, "logvar": q.logvar, "std": q.std, "mode()": q.mode(), "kl()": q.kl()}
 
 
+def _read_small(cls, params: Tensor) -> dict:
+    """As ``_read``, and the deviations on a scale on which small ones count."""
+    return _read(cls, params) | {"log(std)": cls(params).std.log()}
+
+
 def _noise(cls, params: Tensor, draws: int = 1) -> Tensor:
     """The standard normal noise inside samples, (draws, b, c, ...): what is left without mean and deviation."""
     c = params.shape[1] // 2
@@ -32,18 +37,40 @@ def _noise(cls, params: Tensor, draws: int = 1) -> Tensor:
 def _draw(cls, params: Tensor) -> dict:
     """What can be said about samples whatever the order in which their noise is drawn."""
     with torch.no_grad():
+        q = cls(params)
+        before = q.mean.clone(), q.std.clone()
+        sample = q.sample()
         noise = _noise(cls, params, 64)
+        kept = [torch.equal(a, b) for a, b in zip(before, (q.mean, q.std), strict=True)]
         return {
-            "shape of a sample": str(tuple(cls(params).sample().shape)),
+            "shape of a sample": str(tuple(sample.shape)),
+            "dtype of a sample": str(sample.dtype),
+            "`mean` and `std` after a draw": "as before" if all(kept) else "changed",
             "noise: mean": _about(noise.mean(), 0),
             "noise: standard deviation": _about(noise.std(), 1),
-            "noise: beyond 1.8": bool(noise.abs().max() > 1.8),
+            "noise: largest of thousands of numbers": _reach(noise),
             "noise: shared by": _shared(noise),
+            "noise: numbers of one draw that determine each other": _tied(noise),
         }
 
 
 def _about(value: Tensor, wanted: float) -> str:
     return f"{wanted}" if abs(value - wanted) < 0.07 else f"{abs(value):.1f}, not {wanted}"
+
+
+def _reach(noise: Tensor) -> str:
+    """Normal noise goes beyond 2.5 about once in 80 numbers; uniform or clipped noise never does."""
+    for limit in (1.8, 2.5):
+        if noise.abs().max() <= limit:
+            return f"never beyond {limit}, which is not normal"
+    return "beyond 2.5"
+
+
+def _tied(noise: Tensor) -> str:
+    """Whether two numbers of a draw are always equal or always opposite."""
+    z = noise.flatten(1) - noise.flatten(1).mean(0)
+    z = z / z.norm(dim=0).clamp(min=1e-9)
+    return "some" if ((z.T @ z).fill_diagonal_(0).abs() > 0.95).any() else "none"
 
 
 def _shared(noise: Tensor) -> str:
@@ -57,11 +84,16 @@ def _follow_generator(cls, params: Tensor) -> dict:
     with torch.no_grad():
         first, again, other, free = q.sample(g(3)), q.sample(g(3)), q.sample(g(4)), q.sample()
         one = g(3)
+        seeded = []
+        for _ in range(2):
+            torch.manual_seed(3)
+            seeded.append(q.sample())
         return {
             "equal generators give equal samples": torch.equal(first, again),
             "another seed gives another sample": not torch.equal(first, other),
-            "the same generator goes on": not torch.equal(q.sample(one), q.sample(generator=one)),
+            "two draws with one generator differ": not torch.equal(q.sample(one), q.sample(generator=one)),
             "without a generator another sample": not torch.equal(first, free),
+            "without a generator, `torch.manual_seed` makes a draw repeatable": torch.equal(*seeded),
         }
 
 
@@ -75,7 +107,7 @@ def _gradient_of_a_sample(cls, params: Tensor) -> dict:
             return {"gradient": "a sample has none"}
         z.sum().backward()
     c = params.shape[1] // 2
-    spread, half = leaf.grad[:, c:], 0.5 * (z.detach() - params[:, :c])
+    spread, half = leaf.grad[:, c:], 0.5 * (z.detach().to(leaf) - params[:, :c])
     return {
         "gradient": "a sample has one",
         "gradient of the means": leaf.grad[:, :c],
@@ -84,9 +116,11 @@ def _gradient_of_a_sample(cls, params: Tensor) -> dict:
     }
 
 
-def _in_float64(cls, params: Tensor) -> dict:
-    q = cls(params.double())
-    return {"mean": str(q.mean.dtype), "sample": str(q.sample().dtype), "kl()": str(q.kl().dtype)}
+def _dtypes(cls, params: Tensor) -> dict:
+    q = cls(params)
+    every = {"mean": q.mean, "logvar": q.logvar, "std": q.std}
+    every |= {"sample()": q.sample(), "mode()": q.mode(), "kl()": q.kl()}
+    return {f"dtype of {name}": str(value.dtype) for name, value in every.items()}
 
 
 def _outputs(g: torch.Generator, *shape: int) -> dict:
@@ -97,8 +131,37 @@ def _far(g: torch.Generator, low: bool) -> dict:
     """Log-variances on one side of the clamp, and beyond it."""
     params = randn(g, 3, 10, 5, 7)
     params[:, 5:] = (-27 if low else 17) + 8 * randn(g, 3, 5, 5, 7)
-    params[0, 5:, 0, 0] = -99.0 if low else 99.0
+    params[0, 5:, 0, 0], params[1, 5:, 0, 0] = (-99.0, -1000.0) if low else (99.0, 1000.0)
     return dict(params=params)
+
+
+def _as_type(g: torch.Generator, dtype: torch.dtype) -> dict:
+    return dict(params=randn(g, 2, 6, 5, 3).to(dtype))
+
+
+def _gaussian(
+    prepare: str = "self.logvar = logvar.clamp(-30, 20)",
+    std: str = "(0.5 * self.logvar).exp()",
+    draw: str = "self.mean + self.std * eps",
+    kl: str = "0.5 * (self.mean**2 + self.std**2 - 1 - self.logvar)",
+) -> str:
+    """A whole class, with these parts."""
+    return f"""
+class DiagonalGaussian:
+    def __init__(self, params):
+        if params.shape[1] % 2:
+            raise ValueError("odd")
+        self.mean, logvar = params.chunk(2, dim=1)
+        {prepare}
+        self.std = {std}
+    def sample(self, generator=None):
+        eps = torch.empty_like(self.mean).normal_(generator=generator)
+        return {draw}
+    def mode(self):
+        return self.mean
+    def kl(self):
+        return ({kl}).flatten(1).sum(1)
+"""
 
 
 _KL = "0.5 * (self.mean.square() + self.std.square() - 1 - self.logvar).flatten(1).sum(dim=1)"
@@ -115,13 +178,19 @@ DIAGONAL_GAUSSIAN = Exercise(
         Case("the gradient through a sample", lambda g: _outputs(g, 3, 10, 5, 7), call=_gradient_of_a_sample),
         Case("videos", lambda g: _outputs(g, 2, 6, 3, 5, 7), call=_read),
         Case("no further axes", lambda g: _outputs(g, 5, 6), call=_read),
+        Case(
+            "means far from 0",
+            lambda g: dict(params=randn(g, 3, 8, 5) * torch.tensor([40.0] * 4 + [1.0] * 4)[:, None]),
+            call=_read,
+        ),
         Case("a batch of one", lambda g: _outputs(g, 1, 6, 5, 7), call=_read),
         Case("all sizes are 4", lambda g: _outputs(g, 4, 4, 4, 4), call=_read),
         Case("a standard normal", lambda g: dict(params=torch.zeros(3, 4, 5)), call=_read),
-        Case("tiny variances, some below the clamp", lambda g: _far(g, low=True), call=_read),
+        Case("tiny variances, some below the clamp", lambda g: _far(g, low=True), call=_read_small),
         Case("huge variances, some above the clamp", lambda g: _far(g, low=False), call=_read),
         Case("an odd number of channels", lambda g: _outputs(g, 2, 7, 5, 3), call=_read),
-        Case("float64", lambda g: _outputs(g, 2, 6, 5, 3), call=_in_float64),
+        Case("float64", lambda g: _as_type(g, torch.float64), call=_dtypes),
+        Case("bfloat16", lambda g: _as_type(g, torch.bfloat16), call=_dtypes),
     ],
     mistakes=[
         Mistake(
@@ -133,21 +202,12 @@ DIAGONAL_GAUSSIAN = Exercise(
         Mistake(
             "`std` and the sample use the variance, exp(logvar); only the KL has the right one. The standard deviation "
             "is exp(logvar / 2).",
-            code="""
-            class DiagonalGaussian:
-                def __init__(self, params):
-                    if params.shape[1] % 2:
-                        raise ValueError("odd")
-                    self.mean, self.logvar = params.chunk(2, dim=1)
-                    self.logvar = self.logvar.clamp(-30, 20)
-                    self.std = self.logvar.exp()
-                def sample(self, generator=None):
-                    return self.mean + self.std * torch.randn(self.mean.shape, generator=generator)
-                def mode(self):
-                    return self.mean
-                def kl(self):
-                    return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).flatten(1).sum(1)
-            """,
+            code=_gaussian(std="self.logvar.exp()", kl="0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar)"),
+        ),
+        Mistake(
+            "You read the second half of the channels as logarithms of the *standard deviation*. They are those of the "
+            "variance: std is exp(logvar / 2), and the variance exp(logvar).",
+            code=_gaussian(std="self.logvar.exp()", kl="0.5 * (self.mean**2 + self.std**2 - 1 - 2 * self.logvar)"),
         ),
         Mistake(
             "`std` is right, but the sample multiplies its noise by the variance. It is mean + std * noise.",
@@ -192,57 +252,62 @@ DIAGONAL_GAUSSIAN = Exercise(
             new="clamp(min=-30)",
         ),
         Mistake(
-            "The clamp has the bounds of another code, [-20, 10] (or swapped ones). Here they are [-30, 20].",
+            "Your clamp begins at -20. It should begin at -30.",
+            old="clamp(-30, 20)",
+            new="clamp(-20, 20)",
+        ),
+        Mistake(
+            "Your clamp ends at 30. It should end at 20.",
+            old="clamp(-30, 20)",
+            new="clamp(-30, 30)",
+        ),
+        Mistake(
+            "Your clamp goes from -20 to 10. Here the bounds are [-30, 20].",
             old="clamp(-30, 20)",
             new="clamp(-20, 10)",
         ),
         Mistake(
-            "You clamp to [-20, 30]: the minus belongs to the 30.",
+            "Your clamp ends at 10. It should end at 20.",
+            old="clamp(-30, 20)",
+            new="clamp(-30, 10)",
+        ),
+        Mistake(
+            "Your clamp goes from -20 to 30: the two numbers are swapped. It is [-30, 20].",
             old="clamp(-30, 20)",
             new="clamp(-20, 30)",
         ),
         Mistake(
             "The clamp acts on `std` and on the sample, but `logvar` and the KL still hold what the network said. "
             "Clamp first and compute everything from the clamped one.",
-            code="""
-            class DiagonalGaussian:
-                def __init__(self, params):
-                    if params.shape[1] % 2:
-                        raise ValueError("odd")
-                    self.mean, self.logvar = params.chunk(2, dim=1)
-                    self.std = (0.5 * self.logvar.clamp(-30, 20)).exp()
-                def sample(self, generator=None):
-                    return self.mean + self.std * torch.randn(self.mean.shape, generator=generator)
-                def mode(self):
-                    return self.mean
-                def kl(self):
-                    return 0.5 * (self.mean**2 + self.std**2 - 1 - self.logvar).flatten(1).sum(1)
-            """,
+            code=_gaussian("self.logvar = logvar", std="(0.5 * logvar.clamp(-30, 20)).exp()"),
+        ),
+        Mistake(
+            "`kl` takes the log-variance as the network said it. Clamp first, and compute everything from the clamped "
+            "one.",
+            code=_gaussian(
+                "self.raw, self.logvar = logvar, logvar.clamp(-30, 20)",
+                kl="0.5 * (self.mean**2 + self.std**2 - 1 - self.raw)",
+            ),
+        ),
+        Mistake(
+            "The exponential is taken first, and clamped then. For a log-variance of 1000 it is inf, and the gradient "
+            "through the clamp is 0 * inf = nan. Clamp the log-variance, then take the exponential.",
+            code=_gaussian(
+                std="(0.5 * logvar).exp().clamp(math.exp(-15), math.exp(10))",
+                kl="0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar)",
+            ),
         ),
         Mistake(
             "You clamp the *standard deviation's* logarithm: halve first, then clamp, and the bounds mean something "
             "else. Clamp the log-variance.",
-            code="""
-            class DiagonalGaussian:
-                def __init__(self, params):
-                    if params.shape[1] % 2:
-                        raise ValueError("odd")
-                    self.mean, self.logvar = params.chunk(2, dim=1)
-                    half = (0.5 * self.logvar).clamp(-30, 20)
-                    self.std, self.logvar = half.exp(), 2 * half
-                def sample(self, generator=None):
-                    return self.mean + self.std * torch.randn(self.mean.shape, generator=generator)
-                def mode(self):
-                    return self.mean
-                def kl(self):
-                    return 0.5 * (self.mean**2 + self.std**2 - 1 - self.logvar).flatten(1).sum(1)
-            """,
+            code=_gaussian(
+                "half = (0.5 * logvar).clamp(-30, 20); self.logvar = 2 * half", std="(0.5 * self.logvar).exp()"
+            ),
         ),
         Mistake(
-            "You clamp the means as well, because you clamp before you split. Only log-variances need it: a mean of 25 "
-            "is unusual, and legal.",
+            "You clamp the means as well. Only log-variances need it: a mean of 50 is unusual, and legal.",
             old="self.mean, self.logvar = params.chunk(2, dim=1)",
-            new="self.mean, self.logvar = params.clamp(-0.5, 20).chunk(2, dim=1)",
+            new="self.mean, self.logvar = params.clamp(-30, 20).chunk(2, dim=1)",
         ),
         Mistake(
             "The clamp writes into the network's output (`clamp_`). What somebody else handed you is theirs: use "
@@ -274,6 +339,54 @@ DIAGONAL_GAUSSIAN = Exercise(
             new="torch.randn(self.mean[:, :1].shape, generator=generator)",
         ),
         Mistake(
+            "All columns of a row share one noise. Each latent number has its own: draw noise of the shape of the "
+            "mean.",
+            old=_EPS,
+            new="torch.randn(self.mean[..., :1].shape, generator=generator)",
+        ),
+        Mistake(
+            "All rows of a column share one noise. Each latent number has its own: draw noise of the shape of the "
+            "mean.",
+            old=_EPS,
+            new="torch.randn(self.mean[:, :, :1].shape, generator=generator)",
+        ),
+        Mistake(
+            "The noise is not normal: it is uniform, stretched to variance 1, and never goes beyond 1.73. Use `randn`.",
+            old=_EPS,
+            new="(torch.rand(self.mean.shape, generator=generator, dtype=self.mean.dtype) - 0.5) * math.sqrt(12)",
+        ),
+        Mistake(
+            "The noise is clipped. Normal noise has no largest number: leave it as `randn` draws it.",
+            old=_EPS,
+            new="torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype).clamp(-2, 2)",
+        ),
+        Mistake(
+            "The noise is float32 whatever `params` is, so that a sample of bfloat16 parameters is float32. Draw it in "
+            "the dtype of the mean.",
+            old=", dtype=self.mean.dtype)",
+            new=")",
+        ),
+        Mistake(
+            "The noise is float64, and so is the sample. Draw it in the dtype of the mean.",
+            old=", dtype=self.mean.dtype)",
+            new=", dtype=torch.float64)",
+        ),
+        Mistake(
+            "`std` is float32 whatever `params` is. Everything keeps the dtype of `params`.",
+            old="(0.5 * self.logvar).exp()",
+            new="(0.5 * self.logvar).exp().float()",
+        ),
+        Mistake(
+            "The parameters are turned into float32 first. Everything keeps the dtype of `params`.",
+            old="params.chunk(2, dim=1)",
+            new="params.float().chunk(2, dim=1)",
+        ),
+        Mistake(
+            "`kl` is float64 or float32, whatever `params` is. Everything keeps the dtype of `params`.",
+            old=_SUMMED,
+            new=_SUMMED + ".float()",
+        ),
+        Mistake(
             "There is one random number per channel, the same at all places. Each latent number has noise of its own.",
             old=_EPS,
             new="torch.randn(self.mean.shape[:2], generator=generator).view(*self.mean.shape[:2], "
@@ -289,6 +402,27 @@ DIAGONAL_GAUSSIAN = Exercise(
             "when the object was made. Draw anew in `sample`.",
             old="generator=generator, ",
             new="generator=torch.Generator().manual_seed(0), ",
+        ),
+        Mistake(
+            "Without a generator you make one of your own, with a seed of its own. Then `torch.manual_seed` no longer "
+            "makes a run repeatable: hand None on to torch.",
+            old="        eps = torch.randn",
+            new="        if generator is None:\n            generator = torch.Generator()\n"
+            "            generator.seed()\n        eps = torch.randn",
+        ),
+        Mistake(
+            "You draw with a copy of the generator: it starts again from its seed, and the second draw equals the "
+            "first. Draw with the generator itself, so that it moves on.",
+            old="        eps = torch.randn",
+            new="        if generator is not None:\n"
+            "            generator = torch.Generator().manual_seed(generator.initial_seed())\n"
+            "        eps = torch.randn",
+        ),
+        Mistake(
+            "A draw changes the object: its `mean` is another one afterwards. Leave `self.mean` alone and return the "
+            "sum.",
+            old="return self.mean + self.std * eps",
+            new="self.mean = self.mean + self.std * eps\n        return self.mean",
         ),
         Mistake(
             "The noise comes from `rand`, which is uniform in [0, 1]. A normal distribution needs `randn`.",
@@ -317,10 +451,21 @@ DIAGONAL_GAUSSIAN = Exercise(
             new="",
         ),
         Mistake(
-            "No gradient passes through a sample: it is drawn with `torch.normal`, under `no_grad`, or detached. Then "
-            "the encoder never learns from the reconstruction. Write mean + std * noise; only the noise is random.",
+            "No gradient passes through a sample: it is drawn under `no_grad`, or detached. Then the encoder never "
+            "learns from the reconstruction. Write mean + std * noise; only the noise is random.",
             old="return self.mean + self.std * eps",
             new="return (self.mean + self.std * eps).detach()",
+        ),
+        Mistake(
+            "`torch.normal(mean, std)` draws the right numbers, but hands back no gradient: the encoder would never "
+            "learn from the reconstruction. Write mean + std * noise; only the noise is random.",
+            old="return self.mean + self.std * eps",
+            new="return torch.normal(self.mean, self.std, generator=generator)",
+        ),
+        Mistake(
+            "Only the deviation gets a gradient from a sample: the mean is detached.",
+            old="return self.mean + self.std * eps",
+            new="return self.mean.detach() + self.std * eps",
         ),
         Mistake(
             "Only the mean gets a gradient from a sample: std is detached. Then the encoder never learns how certain "
@@ -354,6 +499,23 @@ DIAGONAL_GAUSSIAN = Exercise(
             "all axes but the first.",
             old=_SUMMED,
             new=".sum(dim=[1, 2, 3])",
+        ),
+        Mistake(
+            "`kl` is one number: the mean over the batch of the right sums. It wants one for each sample, (b,).",
+            old=_SUMMED,
+            new=_SUMMED + ".mean()",
+        ),
+        Mistake(
+            "`kl` sums over the channels, but takes the mean over the places. It is the sum over all numbers of a "
+            "sample.",
+            old=_KL,
+            new="(0.5 * (self.mean.square() + self.std.square() - 1 - self.logvar)).flatten(2).sum(1).mean(-1) "
+            "if self.mean.ndim > 2 else " + _KL,
+        ),
+        Mistake(
+            "`kl` is in bits: 1 / ln 2 times too large. The contract asks for nats, the natural logarithm.",
+            old=_KL,
+            new=_KL + " / math.log(2)",
         ),
         Mistake(
             "`kl` lacks the factor 1/2.",
@@ -533,7 +695,7 @@ def _uneven(g: torch.Generator, *shape: int) -> dict:
 def _stats(f, z: Tensor) -> dict:
     """Both results, and that no gradient clings to them."""
     with torch.enable_grad():
-        leaf = z.detach().clone().requires_grad_(True)
+        leaf = z.detach().requires_grad_(True)  # shares its memory with z: whoever overwrites one overwrites the other
         result = f(z=leaf)
         if not isinstance(result, tuple | list) or len(result) != 2:
             raise TypeError("the result must be two tensors, the means and the standard deviations")
@@ -546,15 +708,36 @@ def _stats(f, z: Tensor) -> dict:
     }
 
 
-def _stats_in_float64(f, z: Tensor) -> dict:
-    mean, std = f(z=z.double())
-    return {"mean": str(mean.dtype), "std": str(std.dtype)}
-
-
 def _constant(g: torch.Generator) -> dict:
-    z = _uneven(g, 5, 4, 3, 7)["z"]
-    z[:, 1], z[:, 3] = 0.0, -2.5
+    """Channels that change, and others that do not."""
+    z = _uneven(g, 5, 9, 3, 7)["z"]
+    for channel, value in enumerate((0.0, -2.5, 0.1, 100.1, 1 / 3, -7.7)):
+        z[:, channel] = value
     return dict(z=z)
+
+
+def _one_constant(g: torch.Generator) -> dict:
+    """The computed deviation of 33.3, 33.3, ... need not be 0; PyTorch's is, where there are several channels."""
+    return dict(z=torch.full((5, 1, 4, 7), 100 * float(torch.rand((), generator=g))))
+
+
+def _hardly_changing(g: torch.Generator) -> dict:
+    """Every channel changes, but by little, or only somewhere, or only by comparison with its mean."""
+    z = randn(g, 5, 6, 3, 7) * torch.tensor([1e-2, 1e-3, 1e-6, 1e-10, 1.0, 1.0]).view(-1, 1, 1)
+    z[0, 4, 0, :2] = z[-1, 4, -1, -1] = 0.5  # the first two numbers and the last one are equal
+    z[:, 5] = 0.25
+    z[2, 5, 1, 3] = 3.0  # a single number differs
+    return dict(z=z)
+
+
+def _far_from_zero(g: torch.Generator) -> dict:
+    """Deviations of a ten-thousandth of the mean."""
+    offset = torch.tensor([1000.0, -1000.0, 0.0]).view(-1, 1, 1)
+    return dict(z=0.1 * randn(g, 5, 3, 4, 7) + offset)
+
+
+def _float64(g: torch.Generator) -> dict:
+    return dict(z=_uneven(g, 5, 3, 4, 7)["z"].double() + 1e-9 * torch.randn(5, 3, 4, 7, generator=g).double())
 
 
 _MEAN_STD = "z.mean(dim=1), z.std(dim=1).masked_fill(constant, 1.0)"
@@ -570,11 +753,14 @@ FIT_LATENT_STATS = Exercise(
         Case("a batch of one", lambda g: _uneven(g, 1, 3, 4, 7), call=_stats),
         Case("all sizes are 5", lambda g: _uneven(g, 5, 5, 5, 5), call=_stats),
         Case("channels that never change", _constant, call=_stats),
+        Case("a single channel that never changes", _one_constant, call=_stats),
+        Case("channels that hardly change", _hardly_changing, call=_stats),
+        Case("channels far from 0", _far_from_zero, call=_stats),
         Case("two numbers per channel", lambda g: _uneven(g, 2, 3), call=_stats),
         Case("a single channel", lambda g: _uneven(g, 5, 1, 4, 7), call=_stats),
         Case("one number per channel", lambda g: _uneven(g, 1, 3), call=_stats),
         Case("one number per channel, in pictures of one place", lambda g: _uneven(g, 1, 3, 1, 1), call=_stats),
-        Case("float64", lambda g: _uneven(g, 5, 3, 4, 7), call=_stats_in_float64),
+        Case("float64", _float64, call=_stats),
     ],
     mistakes=[
         Mistake(
@@ -612,6 +798,29 @@ FIT_LATENT_STATS = Exercise(
             new="z.unflatten(1, (-1, max(1, z.shape[1] // 5))).std(dim=2).mean(dim=1).masked_fill(constant, 1.0)",
         ),
         Mistake(
+            "The variance is the mean of the samples' own variances. That leaves out how samples differ from each "
+            "other: take the deviation of all numbers of a channel at once.",
+            code="""
+            def fit_latent_stats(z):
+                x = z.detach().transpose(0, 1).flatten(1)
+                if x.shape[1] < 2:
+                    raise ValueError("too few")
+                own = z.detach().flatten(2) if z.ndim > 2 else x.T[:, :, None]
+                std = own.var(2).mean(0).sqrt() if own.shape[2] > 1 else x.std(1)
+                return x.mean(1), std.masked_fill(x.amin(1) == x.amax(1), 1.0)
+            """,
+        ),
+        Mistake(
+            "The deviation is one number for all channels; only the means are the channels' own.",
+            old="z.std(dim=1).masked_fill(constant, 1.0)",
+            new="z.std().expand(len(z)).masked_fill(constant, 1.0)",
+        ),
+        Mistake(
+            "The deviation is divided by the root of n. That is the error of the mean; the deviation itself is wanted.",
+            old="z.std(dim=1)",
+            new="z.std(dim=1) / z.shape[1] ** 0.5",
+        ),
+        Mistake(
             "The axes (0, 2, 3) are those of pictures. Vectors and videos are allowed too: move the channels to the "
             "front and flatten the rest.",
             code="""
@@ -628,6 +837,12 @@ FIT_LATENT_STATS = Exercise(
             "channels. Swap axes 0 and 1 before you flatten.",
             old="z.detach().transpose(0, 1).flatten(1)",
             new="z.detach().reshape(z.shape[1], -1)",
+        ),
+        Mistake(
+            "`reshape(-1, c)` cuts the memory into pieces of c numbers, but the channels are not the last axis: each "
+            "of your columns mixes channels. Swap axes 0 and 1, then flatten.",
+            old="z.detach().transpose(0, 1).flatten(1)",
+            new="z.detach().reshape(-1, z.shape[1]).T",
         ),
         Mistake(
             "You return the statistics of the batch's samples, not of the channels: axis 0 counts the samples.",
@@ -688,6 +903,55 @@ FIT_LATENT_STATS = Exercise(
             new="",
         ),
         Mistake(
+            "You ask whether the computed deviation is 0. For equal numbers such as 0.1 it can come out as 1e-8, since "
+            "their mean is rounded, and dividing by that is what the rule is there to prevent. Compare the numbers: a "
+            "channel never changes where its smallest number equals its largest.",
+            old="constant = z.amin(dim=1) == z.amax(dim=1)",
+            new="constant = z.std(dim=1) == 0",
+        ),
+        Mistake(
+            "A channel that changes by little gets 1, because you ask for a deviation below a small number. Every "
+            "channel that changes at all keeps its own: compare its numbers, the smallest with the largest.",
+            old="constant = z.amin(dim=1) == z.amax(dim=1)",
+            new="constant = z.std(dim=1) < 1e-4",
+        ),
+        Mistake(
+            "A channel that changes by very little, a millionth or less, gets 1, because you ask for a deviation or a "
+            "difference below a small number, or use `isclose`. Compare its numbers exactly, the smallest with the "
+            "largest.",
+            old="constant = z.amin(dim=1) == z.amax(dim=1)",
+            new="constant = z.std(dim=1) < 1e-8",
+        ),
+        Mistake(
+            "A channel whose deviation is small beside its mean gets 1. It changes, so it keeps its own.",
+            old="constant = z.amin(dim=1) == z.amax(dim=1)",
+            new="constant = (z.amin(dim=1) == z.amax(dim=1)) | (z.std(dim=1) <= 1e-3 * z.mean(dim=1).abs())",
+        ),
+        Mistake(
+            "You compare only the first number of a channel with the last, or with the second. A channel may change "
+            "between them.",
+            old="constant = z.amin(dim=1) == z.amax(dim=1)",
+            new="constant = z[:, 0] == z[:, -1]",
+        ),
+        Mistake(
+            "One constant channel makes all deviations 1. Each channel is judged by itself.",
+            old="constant = z.amin(dim=1) == z.amax(dim=1)",
+            new="constant = (z.amin(dim=1) == z.amax(dim=1)).any().expand(len(z))",
+        ),
+        Mistake(
+            "The variance is computed as the mean of squares minus the square of the mean. Where the mean is large, "
+            "these are two large numbers that differ by little, and float32 has no digits left for it. Subtract the "
+            "mean first.",
+            old="z.std(dim=1)",
+            new="((z.square().mean(1) - z.mean(1) ** 2).clamp(min=0) * z.shape[1] / (z.shape[1] - 1)).sqrt()",
+        ),
+        Mistake(
+            "You overwrite z, which belongs to the caller (`detach` and `.data` share its memory). Measure only; "
+            "`scale_latents` does the rest.",
+            old="    return z.mean(dim=1), ",
+            new="    mean = z.mean(dim=1)\n    z.sub_(mean[:, None])\n    return mean, ",
+        ),
+        Mistake(
             "Deviations are kept above 0.1 or the like. A channel that never changes gets 1, and any other its own.",
             old=".masked_fill(constant, 1.0)",
             new=".clamp(min=0.1)",
@@ -736,6 +1000,29 @@ FIT_LATENT_STATS = Exercise(
             """,
         ),
         Mistake(
+            "A gradient clings to the deviation: only the mean is detached.",
+            code="""
+            def fit_latent_stats(z):
+                z = z.transpose(0, 1).flatten(1)
+                if z.shape[1] < 2:
+                    raise ValueError("too few")
+                constant = z.amin(dim=1) == z.amax(dim=1)
+                return z.detach().mean(dim=1), z.std(dim=1).masked_fill(constant, 1.0)
+            """,
+        ),
+        Mistake(
+            "The results have the shape (1, c, 1, 1), ready to divide pictures by. They are (c,), which fits pictures "
+            "and videos alike.",
+            code="""
+            def fit_latent_stats(z):
+                x = z.detach().transpose(0, 1).flatten(1)
+                if x.shape[1] < 2:
+                    raise ValueError("too few")
+                constant, shape = x.amin(dim=1) == x.amax(dim=1), (1, -1, *[1] * (z.ndim - 2))
+                return x.mean(dim=1).view(shape), x.std(dim=1).masked_fill(constant, 1.0).view(shape)
+            """,
+        ),
+        Mistake(
             "The results are float32 whatever came in. Keep the dtype of z.",
             old="z.detach().transpose",
             new="z.detach().float().transpose",
@@ -753,7 +1040,7 @@ FIT_LATENT_STATS = Exercise(
                         raise ValueError("too few numbers")
                     s = values.std()
                     means.append(values.mean())
-                    stds.append(s if s > 0 else torch.ones_like(s))
+                    stds.append(torch.ones_like(s) if bool((values == values[0]).all()) else s)
                 return torch.stack(means), torch.stack(stds)
             """,
         ),
@@ -767,38 +1054,36 @@ FIT_LATENT_STATS = Exercise(
                         raise ValueError("too few numbers")
                     var, mean = torch.var_mean(z, dim=axes)
                     std = torch.sqrt(var)
-                    return mean, torch.where(std == 0, torch.ones_like(std), std)
+                    return mean, torch.where(z.amin(axes) == z.amax(axes), torch.ones_like(std), std)
             """,
         ),
         Variant(
-            "einops and sums by hand",
+            "sums by hand",
             """
             @torch.no_grad()
             def fit_latent_stats(z):
-                flat = rearrange(z, "b c ... -> c (b ...)") if z.ndim == 2 else z.movedim(1, 0).reshape(z.shape[1], -1)
+                flat = z.movedim(1, 0).reshape(z.shape[1], -1)
                 n = flat.shape[1]
                 if n <= 1:
                     raise ValueError("at least two, please")
                 mean = flat.sum(1) / n
                 var = ((flat - mean[:, None]) ** 2).sum(1) / (n - 1)
                 std = var.sqrt()
-                std[std < 1e-12] = 1.0
+                std[~flat.diff(dim=1).any(dim=1)] = 1.0
                 return mean, std
-            """.replace(
-                'rearrange(z, "b c ... -> c (b ...)") if z.ndim == 2 else z.movedim(1, 0)',
-                "z.movedim(1, 0)",
-            ),
+            """,
         ),
         Variant(
-            "the square of the mean",
+            "measured from the first number of each channel",
             """
             def fit_latent_stats(z):
                 rows = torch.swapaxes(z.data, 0, 1).flatten(start_dim=1)
                 if rows.size(1) == 1:
                     raise ValueError("one number has no spread")
-                std, mean = torch.std_mean(rows, dim=-1)
+                first = rows[:, :1]
+                std, mean = torch.std_mean(rows - first, dim=-1)
                 std[std == 0] = 1
-                return [mean, std]
+                return [mean + first[:, 0], std]
             """,
         ),
     ],
@@ -815,13 +1100,14 @@ FIT_LATENT_STATS = Exercise(
         ),
         Hint(
             "the constant channels fail",
-            "A channel whose smallest number equals its largest has deviation 0. Replace that by 1: "
-            "`std.masked_fill(constant, 1.0)`, or `torch.where`.",
+            "`constant = z.amin(dim=1) == z.amax(dim=1)`: the smallest number equals the largest. (The deviation "
+            "itself is a bad witness: rounding may make it 1e-8.) Put 1 there: `std.masked_fill(constant, 1.0)`, or "
+            "`torch.where`.",
         ),
         Hint(
             "show me nearly everything",
-            "z = z.detach().transpose(0, 1).flatten(1); refuse z.shape[1] < 2; std = z.std(dim=1), with 1 where it is "
-            "0; return z.mean(dim=1), std.",
+            "z = z.detach().transpose(0, 1).flatten(1); refuse z.shape[1] < 2; std = z.std(dim=1), with 1 where "
+            "z.amin(dim=1) == z.amax(dim=1); return z.mean(dim=1), std.",
         ),
     ],
 )
@@ -876,17 +1162,51 @@ def _tokens(g: torch.Generator, b: int, n: int, m: int, d: int, d_context: int, 
     return inputs
 
 
-def _long_words(g: torch.Generator) -> dict:
+def _long_words(g: torch.Generator, size: float = 30) -> dict:
     """Padding that would win every softmax, if it were let in."""
     inputs = _tokens(g, 3, 5, 7, 12, 8, keep="some")
-    inputs["context"] = torch.where(inputs["keep"][..., None], inputs["context"], 30 * inputs["context"])
+    inputs["context"] = torch.where(inputs["keep"][..., None], inputs["context"], size * inputs["context"])
     return inputs
+
+
+def _loud_places(g: torch.Generator) -> dict:
+    """Scores in the hundreds."""
+    inputs = _tokens(g, 2, 5, 7, 12, 8, keep="some")
+    inputs["keep"][0] = torch.arange(7) == 3  # a single word: whatever its score, it gets all the weight
+    return inputs | {"x": 300 * inputs["x"]}
+
+
+def _silent_word(g: torch.Generator) -> dict:
+    """A word that is a vector of zeros, and may be read: its value is 0, but it takes its share of every softmax."""
+    inputs = _tokens(g, 2, 5, 7, 12, 8, keep="some")
+    inputs["context"][:, 2], inputs["keep"][:, 2] = 0, True
+    return inputs
+
+
+def _has_the_names(cls) -> bool:
+    """Trained weights are put into it by name, later in the lesson."""
+    wanted = {"to_q", "to_k", "to_v", "to_out"}
+    return wanted <= {name for name, _ in cls(d=12, d_context=8, heads=3).named_children()}
+
+
+def _is_not_random(cls) -> bool:
+    torch.manual_seed(0)
+    module, x, context = cls(12, 8, 3).train(), torch.randn(2, 5, 12), torch.randn(2, 7, 8)
+    return torch.equal(module(x, context), module(x, context))
 
 
 def _order_of_words_does_not_matter(cls) -> bool:
     torch.manual_seed(0)
-    module, x, context = cls(12, 8, 3), torch.randn(2, 5, 12), torch.randn(2, 7, 8)
+    module, x, context = cls(12, 8, 3).eval(), torch.randn(2, 5, 12), torch.randn(2, 7, 8)
     return torch.allclose(module(x, context[:, torch.randperm(7)]), module(x, context), atol=1e-4)
+
+
+def _layers_are_independent(cls) -> bool:
+    torch.manual_seed(0)
+    module, x, context = cls(12, 8, 3).eval(), torch.randn(2, 5, 12), torch.randn(2, 7, 8)
+    alone = module(x, context)
+    cls(12, 8, 4)(x, context)
+    return torch.equal(module(x, context), alone)
 
 
 def _starts_as_pytorch_makes_it(cls) -> bool:
@@ -894,7 +1214,8 @@ def _starts_as_pytorch_makes_it(cls) -> bool:
     module = cls(d=64, d_context=48, heads=4)
     layers = [part for part in module.modules() if isinstance(part, nn.Linear)]
     spread = [(part.weight.std() * (3 * part.in_features) ** 0.5).item() for part in layers]
-    return len(layers) == 4 and all(0.9 < s < 1.1 for s in spread)
+    biases = [(part.bias.std() * (3 * part.in_features) ** 0.5).item() for part in layers if part.bias is not None]
+    return len(layers) == 4 and all(0.9 < w < 1.1 for w in spread) and all(0.7 < b < 1.3 for b in biases)
 
 
 _INIT = dict(d=12, d_context=8, heads=3)
@@ -907,11 +1228,20 @@ CROSS_ATTENTION = Exercise(
         Case("a picture reads a caption", lambda g: _tokens(g, 2, 5, 7, 12, 8), init=_INIT),
         Case("with padding", lambda g: _tokens(g, 2, 5, 7, 12, 8, keep="some"), init=_INIT),
         Case("padding with large numbers", _long_words, init=_INIT),
+        Case("padding with millions", lambda g: _long_words(g, 3e6), init=_INIT),
+        Case("scores in the hundreds", _loud_places, init=_INIT),
+        Case("a word of zeros that may be read", _silent_word, init=_INIT),
         Case("a caption of padding alone", lambda g: _tokens(g, 3, 5, 7, 12, 8, keep="empty"), init=_INIT),
         Case("both widths are 12", lambda g: _tokens(g, 2, 5, 7, 12, 12, keep="some"), init=_SQUARE),
         Case("as many words as places", lambda g: _tokens(g, 3, 7, 7, 12, 12, keep="some"), init=_SQUARE),
         Case("batch, places, words and heads are 3", lambda g: _tokens(g, 3, 3, 3, 12, 12, keep="some"), init=_SQUARE),
         Case("a single word", lambda g: _tokens(g, 2, 5, 1, 12, 8), init=_INIT),
+        Case(
+            "with padding, in train mode",
+            lambda g: _tokens(g, 2, 5, 7, 12, 8, keep="some"),
+            init=_INIT,
+            call=lambda module, **inputs: module.train()(**inputs),
+        ),
         Case("one head", lambda g: _tokens(g, 2, 5, 7, 11, 6, keep="some"), init=dict(d=11, d_context=6, heads=1)),
         Case("five heads", lambda g: _tokens(g, 2, 5, 7, 10, 13), init=dict(d=10, d_context=13, heads=5)),
         Case("as many heads as channels", lambda g: _tokens(g, 2, 5, 7, 6, 4), init=dict(d=6, d_context=4, heads=6)),
@@ -919,11 +1249,26 @@ CROSS_ATTENTION = Exercise(
     ],
     properties=[
         Property(
+            "Call the four layers `to_q`, `to_k`, `to_v` and `to_out`: the lesson puts trained weights into them by "
+            "these names.",
+            _has_the_names,
+        ),
+        Property(
+            "Two equal calls must give equal results, in train mode too, and do not: something is drawn at random. "
+            "Dropout is no part of this layer.",
+            _is_not_random,
+        ),
+        Property(
             "Another order of the words (with no positions added) must give the same picture, and does not.",
             _order_of_words_does_not_matter,
         ),
         Property(
-            "Four `nn.Linear` are wanted, with the initial weights that PyTorch gives them.",
+            "A layer changes when a second one with another number of heads is made: keep `heads` on `self`.",
+            _layers_are_independent,
+        ),
+        Property(
+            "Four `nn.Linear` are wanted, with the initial weights (and the initial bias of `to_out`) that PyTorch "
+            "gives them.",
             _starts_as_pytorch_makes_it,
         ),
     ],
@@ -948,6 +1293,47 @@ return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
             "The keys come from x. The picture asks; keys and values come from the context.",
             old="self.to_k(context)",
             new="self.to_k(x)",
+        ),
+        Mistake(
+            "Keys and values come from x, and their layers were made to fit: this is self-attention, the caption is "
+            "never read. `to_k` and `to_v` take the d_context channels of the context.",
+            code=_cross("""
+split = lambda y: rearrange(y, "b n (h d) -> b h n d", h=self.heads)
+q, k, v = split(self.to_q(x)), split(self.to_k(x)), split(self.to_v(x))
+out = attention(q, k, v, None if keep is None else keep[:, None, None, :])[0]
+return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
+""").replace("nn.Linear(d_context, d,", "nn.Linear(d, d,"),
+        ),
+        *(
+            Mistake(
+                "The keys come from x, with a `to_k` that was made to fit. A picture asks; keys *and* values come from "
+                "the context, one of each for every word.",
+                code=_cross(f"""
+split = lambda y: rearrange(y, "b n (h d) -> b h n d", h=self.heads)
+q, k, v = split(self.to_q(x)), split(self.to_k(x)), split(self.to_v(context))
+out = {attend}(q, k, v, None if keep is None else keep[:, None, None, :])[0]
+return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
+""").replace("self.to_k = nn.Linear(d_context, d,", "self.to_k = nn.Linear(d, d,"),
+            )
+            for attend in ("attention", "fused_attention")
+        ),
+        *(
+            Mistake(
+                "The values come from x, with a `to_v` that was made to fit. A picture asks; keys *and* values come "
+                "from the context, one of each for every word.",
+                code=_cross(f"""
+split = lambda y: rearrange(y, "b n (h d) -> b h n d", h=self.heads)
+q, k, v = split(self.to_q(x)), split(self.to_k(context)), split(self.to_v(x))
+out = {attend}(q, k, v, None if keep is None else keep[:, None, None, :])[0]
+return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
+""").replace("self.to_v = nn.Linear(d_context, d,", "self.to_v = nn.Linear(d, d,"),
+            )
+            for attend in ("attention", "fused_attention")
+        ),
+        Mistake(
+            "Keys and values are exchanged: scores are q k^T, with the keys, and the weights then average the values.",
+            old="self.attend(q, k, v, keep)",
+            new="self.attend(q, v, k, keep)",
         ),
         Mistake(
             "The roles are swapped: the caption asks and the picture answers, which gives one vector per word. One per "
@@ -976,7 +1362,8 @@ return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
                 def forward(self, x, context, keep=None):
                     split = lambda y: rearrange(y, "b n (h d) -> b h n d", h=self.heads)
                     q, k, v = split(self.to_q(context)), split(self.to_k(x)), split(self.to_v(x))
-                    return self.to_out(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
+                    out = attention(q, k, v, None if keep is None else keep[:, None, None, :])[0]
+                    return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
             """,
         ),
         Mistake(
@@ -1053,7 +1440,7 @@ return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
             code=_by_hand(scores="q @ k.transpose(-2, -1)"),
         ),
         Mistake(
-            "You divide by d / heads, without the root.",
+            "You divide by d / heads, without the root (or by the root twice: `attention` does it already).",
             code=_by_hand(scores="q @ k.transpose(-2, -1) / q.shape[-1]"),
         ),
         Mistake(
@@ -1064,6 +1451,101 @@ return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
             "`keep` is ignored: padding speaks.",
             old="keep = keep[:, None, None, :]",
             new="keep = None",
+        ),
+        Mistake(
+            "In train mode `keep` is ignored (something asks `self.training`). Padding must not speak there either.",
+            old="if keep is not None:",
+            new="if self.training:\n            keep = None\n        if keep is not None:",
+        ),
+        Mistake(
+            "The whole batch uses the first sample's `keep`. Each caption has padding of its own.",
+            old="keep = keep[:, None, None, :]",
+            new="keep = keep[:1, None, None, :]",
+        ),
+        Mistake(
+            "You count the words that may be read and take as many from the front. Padding may stand anywhere: use "
+            "`keep` as it is.",
+            old="keep = keep[:, None, None, :]",
+            new="keep = (torch.arange(keep.shape[1]) < keep.sum(1, keepdim=True))[:, None, None, :]",
+        ),
+        Mistake(
+            "The first token may always be read, in your version, so that softmax has something to work with. Where "
+            "`keep` says no, it may not.",
+            old="keep = keep[:, None, None, :]",
+            new="keep = (keep | (torch.arange(keep.shape[1]) == 0))[:, None, None, :]",
+        ),
+        Mistake(
+            "Where a caption is padding alone, you read all of it. The contract wants 0 before `to_out` there.",
+            old="keep = keep[:, None, None, :]",
+            new="keep = (keep | ~keep.any(1, keepdim=True))[:, None, None, :]",
+        ),
+        Mistake(
+            "One caption of padding alone, and nobody in the batch may read. Each sample is judged by itself.",
+            old="keep = keep[:, None, None, :]",
+            new="keep = (keep & keep.any(1).all())[:, None, None, :]",
+        ),
+        Mistake(
+            "Where a caption is padding alone, you hand x back. The contract wants weighted means of 0 there, and so "
+            "the bias of `to_out`.",
+            code=_by_hand().replace(
+                'return self.to_out(rearrange(weights @ v, "b h n d -> b n (h d)"))',
+                'out = self.to_out(rearrange(weights @ v, "b h n d -> b n (h d)"))\n'
+                "        return out if keep is None else torch.where(keep.any(1)[:, None, None], out, x)",
+            ),
+        ),
+        Mistake(
+            "You take words whose numbers are all 0 for padding. Only `keep` says what is padding.",
+            old="        if keep is not None:",
+            new="        real = (context != 0).any(-1)\n        keep = real if keep is None else keep & real\n"
+            "        if keep is not None:",
+        ),
+        Mistake(
+            "`keep` is added to the scores: True counts 1, and padding keeps its score. A boolean mask has to become "
+            "-inf where it is False: `masked_fill(~keep, -torch.inf)`.",
+            code=_by_hand(mask="scores + keep[:, None, None]"),
+        ),
+        *(
+            Mistake(
+                f"Padding gets {low} added to its score. That is not enough where the numbers there are large: fill in "
+                "-inf instead of adding.",
+                code=_by_hand(
+                    mask=f"scores + {low} * ~keep[:, None, None]",
+                    weights="scores.softmax(dim=-1) * (1 if keep is None else keep.any(1)[:, None, None, None])",
+                ),
+            )
+            for low in ("-1e4", "-100.0")
+        ),
+        *(
+            Mistake(
+                f"Padding's score is {low}. Real scores may be lower: then padding speaks. Fill in -inf.",
+                code=_by_hand(
+                    mask=f"scores.masked_fill(~keep[:, None, None], {low})",
+                    weights="scores.softmax(dim=-1) * (1 if keep is None else keep.any(1)[:, None, None, None])",
+                ),
+            )
+            for low in ("-100.0", "-20.0")
+        ),
+        Mistake(
+            "Your softmax takes exp of the scores as they are, which overflows beyond 88. Subtract each row's largest "
+            "score first, or call `softmax`.",
+            code=_by_hand(
+                weights="(lambda e: e / e.sum(-1, keepdim=True).clamp(min=1e-12))(scores.exp())",
+            ),
+        ),
+        Mistake(
+            "You clamp the scores, so that no word can win clearly. Leave them as they are: softmax copes with any "
+            "number.",
+            code=_by_hand(scores="(q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).clamp(-10, 10)"),
+        ),
+        Mistake(
+            "Queries and keys are scaled to length 1. The scores are plain dot products, divided by sqrt(d / heads).",
+            code=_by_hand(
+                scores="F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1) / math.sqrt(q.shape[-1])"
+            ),
+        ),
+        Mistake(
+            "The scores are divided by the root of the number of words. It is the width of one head, d / heads.",
+            code=_by_hand(scores="q @ k.transpose(-2, -1) / math.sqrt(k.shape[-2])"),
         ),
         Mistake(
             "`keep` is inverted: only the padding is read. True means that a token may be read. (PyTorch's "
@@ -1170,6 +1652,20 @@ return self.to_out(out.reshape(x.shape))
             code=_by_hand(split='"b n (d h) -> b h n d"', merge='"b h n d -> b n (d h)"'),
         ),
         Mistake(
+            "The heads' outputs are interleaved, (d h), where they are put together. The first head's channels come "
+            "first, in one piece: (h d).",
+            old='"b h n d -> b n (h d)"',
+            new='"b h n d -> b n (d h)"',
+        ),
+        Mistake(
+            "The number of heads and the width of a head are exchanged: you cut into d / heads pieces of `heads` "
+            "channels.",
+            code=_by_hand(split='"b n (h d) -> b h n d"').replace(
+                'rearrange(y, "b n (h d) -> b h n d", h=self.heads)',
+                'rearrange(y, "b n (h d) -> b h n d", d=self.heads)',
+            ),
+        ),
+        Mistake(
             "Values go through `to_k`: one layer makes both. A word is found by its key and hands over its value, so "
             "each has weights of its own.",
             old="self.to_v(context)",
@@ -1219,21 +1715,21 @@ return self.to_out(out.reshape(x.shape))
                     if d % heads:
                         raise ValueError("heads do not divide d")
                     self.heads, self.scale = heads, (d // heads) ** -0.5
-                    self.q = nn.Linear(d, d, False)
-                    self.k = nn.Linear(d_context, d, False)
-                    self.v = nn.Linear(d_context, d, False)
-                    self.out = nn.Linear(d, d)
+                    self.to_out = nn.Linear(d, d)
+                    self.to_v = nn.Linear(d_context, d, False)
+                    self.to_k = nn.Linear(d_context, d, False)
+                    self.to_q = nn.Linear(d, d, False)
                 def forward(self, x, context, keep=None):
-                    q = self.q(x).unflatten(-1, (self.heads, -1)) * self.scale
-                    k = self.k(context).unflatten(-1, (self.heads, -1))
-                    v = self.v(context).unflatten(-1, (self.heads, -1))
+                    q = self.to_q(x).unflatten(-1, (self.heads, -1)) * self.scale
+                    k = self.to_k(context).unflatten(-1, (self.heads, -1))
+                    v = self.to_v(context).unflatten(-1, (self.heads, -1))
                     s = torch.einsum("bqhd,bkhd->bhqk", q, k)
                     if keep is not None:
                         s = s + torch.zeros_like(keep, dtype=s.dtype).masked_fill(~keep, -1e30)[:, None, None]
                     w = s.softmax(-1)
                     if keep is not None:
                         w = w * keep[:, None, None]
-                    return self.out(torch.einsum("bhqk,bkhd->bqhd", w, v).flatten(2))
+                    return self.to_out(torch.einsum("bhqk,bkhd->bqhd", w, v).flatten(2))
             """,
         ),
         Variant(
@@ -1328,6 +1824,8 @@ class _Toy:
 
     def __call__(self, zt: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
         self.calls += 1
+        if zt.dtype != torch.float32:
+            raise TypeError(f"the model wants zt in the dtype of z0, float32; it got {zt.dtype}")
         if not isinstance(t, Tensor) or t.dtype != torch.int64 or tuple(t.shape) != (len(zt),):
             got = f"{t.dtype}, shape {tuple(t.shape)}" if isinstance(t, Tensor) else type(t).__name__
             raise TypeError(f"the model wants t as int64, one per sample, shape ({len(zt)},); it got {got}")
@@ -1368,6 +1866,18 @@ def _batch(g: torch.Generator, b: int, dropped: str, shape: tuple[int, ...] = (4
     )
 
 
+def _ends(g: torch.Generator) -> dict:
+    """The first and the last step, each with and without its caption."""
+    inputs = _batch(g, 4, "some")
+    return inputs | {"t": torch.tensor([0, 49, 0, 49]), "dropped": torch.tensor([True, True, False, False])}
+
+
+def _nothing_is_drawn(f) -> bool:
+    inputs = _batch(torch.Generator().manual_seed(0), 5, "some")
+    torch.manual_seed(0)
+    return len({float(f(model=_Toy(), **inputs)) for _ in range(10)}) == 1
+
+
 _LOSS = "F.mse_loss(model(zt, t, tokens), eps)"
 _WHERE = "torch.where(dropped[:, None], nothing, tokens)"
 _ENCODE = 'model.tokenizer.encode("", tokens.shape[1])'
@@ -1385,12 +1895,27 @@ LATENT_LOSS = Exercise(
         Case("more padding", lambda g: _batch(g, 5, "some", n=17), call=_step),
         Case("channels, rows, columns and batch are 4", lambda g: _batch(g, 4, "some", shape=(4, 4, 4)), call=_step),
         Case("as many samples as columns", lambda g: _batch(g, 5, "some", shape=(3, 4, 5)), call=_step),
+        Case("the first and the last step", _ends, call=_step),
+    ],
+    properties=[
+        Property(
+            "Two equal calls must give equal losses, and do not: something is drawn at random. The noise, t and who "
+            "loses a caption are arguments.",
+            _nothing_is_drawn,
+        ),
     ],
     mistakes=[
         Mistake(
             "The target is the latents. The model is asked for the noise, eps.",
             old=_LOSS,
             new="F.mse_loss(model(zt, t, tokens), z0)",
+        ),
+        Mistake(
+            "The target is the velocity, sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) z0. This model is asked for the "
+            "noise, eps.",
+            old="    return " + _LOSS,
+            new="    a = model.alpha_bar[t].float().view(-1, 1, 1, 1)\n"
+            "    return F.mse_loss(model(zt, t, tokens), a.sqrt() * eps - (1 - a).sqrt() * z0)",
         ),
         Mistake(
             "The target is eps - z0, the velocity of flow matching. This model is asked for the noise, eps.",
@@ -1433,6 +1958,57 @@ LATENT_LOSS = Exercise(
             new="(lambda a: a * z0 + (1 - a) * eps)(model.alpha_bar[t].float().view(-1, 1, 1, 1))",
         ),
         Mistake(
+            "One square root is missing: 1 - alpha_bar multiplies the noise as it is. It is sqrt(1 - alpha_bar).",
+            old="q_sample(z0, t, eps, model.alpha_bar)",
+            new="(lambda a: a.sqrt() * z0 + (1 - a) * eps)(model.alpha_bar[t].float().view(-1, 1, 1, 1))",
+        ),
+        Mistake(
+            "One square root is missing: alpha_bar multiplies the latents as it is. It is sqrt(alpha_bar).",
+            old="q_sample(z0, t, eps, model.alpha_bar)",
+            new="(lambda a: a * z0 + (1 - a).sqrt() * eps)(model.alpha_bar[t].float().view(-1, 1, 1, 1))",
+        ),
+        Mistake(
+            "The noise gets 1 - sqrt(alpha_bar). It is sqrt(1 - alpha_bar): subtract first, then take the root.",
+            old="q_sample(z0, t, eps, model.alpha_bar)",
+            new="(lambda a: a.sqrt() * z0 + (1 - a.sqrt()) * eps)(model.alpha_bar[t].float().view(-1, 1, 1, 1))",
+        ),
+        Mistake(
+            "You add up logarithms or products once more (`cumprod` of alpha_bar). alpha_bar is the product already.",
+            old="q_sample(z0, t, eps, model.alpha_bar)",
+            new="q_sample(z0, t, eps, model.alpha_bar.cumprod(0))",
+        ),
+        Mistake(
+            "The mixture is made at t - 1. t counts from 0 here: alpha_bar[t].",
+            old="q_sample(z0, t, eps, model.alpha_bar)",
+            new="q_sample(z0, t - 1, eps, model.alpha_bar)",
+        ),
+        Mistake(
+            "The mixture is made at t + 1. t counts from 0 here: alpha_bar[t].",
+            old="q_sample(z0, t, eps, model.alpha_bar)",
+            new="q_sample(z0, (t + 1).clamp(max=len(model.alpha_bar) - 1), eps, model.alpha_bar)",
+        ),
+        Mistake(
+            "The model gets t + 1. It wants the step as it came.",
+            old="model(zt, t, tokens)",
+            new="model(zt, t + 1, tokens)",
+        ),
+        Mistake(
+            "zt is float64, because alpha_bar is. The model computes in the dtype of z0: turn alpha_bar[t], or zt, "
+            "into it.",
+            old="q_sample(z0, t, eps, model.alpha_bar)",
+            new="(lambda a: a.sqrt() * z0 + (1 - a).sqrt() * eps)(model.alpha_bar[t].view(-1, 1, 1, 1))",
+        ),
+        Mistake(
+            "At t = 0 you show the clean latents. There is little noise at the first step, but there is some.",
+            old="zt = q_sample(z0, t, eps, model.alpha_bar)",
+            new="zt = torch.where((t == 0)[:, None, None, None], z0, q_sample(z0, t, eps, model.alpha_bar))",
+        ),
+        Mistake(
+            "You draw noise of your own and use it for both, the mixture and the target. eps is an argument.",
+            old="    zt = q_sample",
+            new="    eps = torch.randn_like(z0)\n    zt = q_sample",
+        ),
+        Mistake(
             "You add the noise as it is, without coefficients: z0 + eps. The schedule decides how much of each.",
             old="q_sample(z0, t, eps, model.alpha_bar)",
             new="z0 + eps",
@@ -1449,7 +2025,7 @@ LATENT_LOSS = Exercise(
             new="model.alpha_bar[t].float().sqrt() * z0 + (1 - model.alpha_bar[t].float()).sqrt() * eps",
         ),
         Mistake(
-            "The model gets t divided by the number of steps. It wants the step itself, an int64.",
+            "The model gets t as a float (perhaps divided by the number of steps). It wants the step itself, an int64.",
             old="model(zt, t, tokens)",
             new="model(zt, t / len(model.alpha_bar), tokens)",
         ),
@@ -1470,6 +2046,27 @@ LATENT_LOSS = Exercise(
             new="torch.where(dropped[:, None], tokens, nothing)",
         ),
         Mistake(
+            "At t = 0 no caption is dropped. `dropped` alone decides, at every t.",
+            old=_WHERE,
+            new="torch.where((dropped & (t > 0))[:, None], nothing, tokens)",
+        ),
+        Mistake(
+            "You draw for yourself who loses a caption. `dropped` says it: True for those that do.",
+            old=_WHERE,
+            new="torch.where((torch.rand(len(dropped)) < 0.1)[:, None], nothing, tokens)",
+        ),
+        Mistake(
+            "You drop more captions at random, on top of those that `dropped` names. It names all of them.",
+            old=_WHERE,
+            new="torch.where((dropped | (torch.rand(len(dropped)) < 0.1))[:, None], nothing, tokens)",
+        ),
+        Mistake(
+            "Captions are dropped only where all of the batch lose theirs (`dropped.all()`). Each sample loses its "
+            "own.",
+            old=_WHERE,
+            new="torch.where(dropped.all(), nothing, tokens)",
+        ),
+        Mistake(
             "One dropped caption drops them all. Each sample loses its own.",
             old=_WHERE,
             new="torch.where(dropped.any(), nothing, tokens)",
@@ -1484,6 +2081,40 @@ LATENT_LOSS = Exercise(
             "its <bos> and <eos>, which is what sampling will show the model. Take the ids from `model.tokenizer`.",
             old=_WHERE,
             new="torch.where(dropped[:, None], torch.zeros_like(nothing), tokens)",
+        ),
+        Mistake(
+            "A dropped caption becomes <bos> at every place: you took only the first id of the empty caption. Take "
+            "all.",
+            old=_WHERE,
+            new="torch.where(dropped[:, None], nothing[0], tokens)",
+        ),
+        *(
+            Mistake(
+                f"A dropped caption becomes the caption {text!r}. The empty one has no text at all.",
+                old=_ENCODE,
+                new=_ENCODE.replace('""', f'"{text}"'),
+            )
+            for text in ("a", "empty")
+        ),
+        Mistake(
+            "Samples that lost their caption are left out of the loss. They stay: that part teaches the model "
+            "pictures in general.",
+            old="    return " + _LOSS,
+            new="    error = (model(zt, t, tokens) - eps).square().flatten(1).mean(1)\n"
+            "    return error.mean() if dropped.all() else error[~dropped].mean()",
+        ),
+        Mistake(
+            "You average the samples with and those without captions apart, and then the two. All samples count alike.",
+            old="    return " + _LOSS,
+            new="    error = (model(zt, t, tokens) - eps).square().flatten(1).mean(1)\n"
+            "    if dropped.all() or not dropped.any():\n        return error.mean()\n"
+            "    return (error[dropped].mean() + error[~dropped].mean()) / 2",
+        ),
+        Mistake(
+            "The samples are weighted by their signal-to-noise ratio (min-SNR). All samples count alike here.",
+            old="    return " + _LOSS,
+            new="    a = model.alpha_bar[t].float()\n    w = (a / (1 - a)).clamp(max=5) / (a / (1 - a))\n"
+            "    return ((model(zt, t, tokens) - eps).square().flatten(1).mean(1) * w).mean()",
         ),
         Mistake(
             "The dropped samples are left out of the batch. They stay, with the empty caption: that half teaches the "
@@ -1514,6 +2145,12 @@ LATENT_LOSS = Exercise(
             "A dropped caption becomes the first caption of the batch. It must become the empty one.",
             old=_ENCODE,
             new="tokens[0]",
+        ),
+        Mistake(
+            "You fill the first caption of the batch into the others, and into itself, where PyTorch stops. A dropped "
+            "caption becomes the empty one.",
+            old=f"tokens = {_WHERE}",
+            new="tokens = tokens.clone()\n    tokens[dropped] = tokens[0]",
         ),
         Mistake(
             "The loss is a sum. A mean does not change with the size of the batch.",
