@@ -292,8 +292,8 @@ def autoencoder_loss(
         video: short clips in [-1, 1], two or more, of two or more frames where ``slow`` is not 0.
         generator: for the latent noise.
         ink: weight of pixels that are not black. Digits cover a tenth of the canvas; without it the background wins.
-        kl: weight of the divergence, averaged over latent numbers as the error is averaged over pixels. (Papers that
-            sum both quote a weight that is smaller by pixels / latents.) Small: 2e-2 makes latents look like noise, and
+        kl: weight of the divergence, averaged over latent numbers as the error is averaged over pixels. (Of losses that
+            are summed, the same weight is larger by pixels / latents.) Small: 2e-2 makes latents look like noise, and
             then nothing can denoise them.
         slow: weight of ``slowness``.
     """

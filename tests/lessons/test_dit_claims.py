@@ -88,6 +88,9 @@ def test_the_recorded_loss_follows_operations_and_not_weights():
     for r in rows:
         by_size.setdefault((r["d"], r["patch"]), []).append(r["losses"][last])
     assert min(by_size[128, 6]) > max(by_size[64, 3]) + 0.1  # width does not make up for coarse patches
+    assert min(by_size[64, 4]) > max(by_size[32, 2]) and min(by_size[128, 4]) > max(
+        by_size[64, 2]
+    )  # at about equal cost
     for (d, patch), losses in by_size.items():
         for wider, finer in ((2 * d, patch), (d, patch - 1)):
             if (wider, finer) in by_size:

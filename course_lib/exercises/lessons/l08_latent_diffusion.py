@@ -1218,6 +1218,7 @@ def _starts_as_pytorch_makes_it(cls) -> bool:
     return len(layers) == 4 and all(0.9 < w < 1.1 for w in spread) and all(0.7 < b < 1.3 for b in biases)
 
 
+_AS_MANY = " So there are not as many of one as of the other."
 _INIT = dict(d=12, d_context=8, heads=3)
 _SQUARE = dict(d=12, d_context=12, heads=3)
 
@@ -1307,7 +1308,7 @@ return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
         *(
             Mistake(
                 "The keys come from x, with a `to_k` that was made to fit. A picture asks; keys *and* values come from "
-                "the context, one of each for every word.",
+                f"the context, one of each for every word.{more}",
                 code=_cross(f"""
 split = lambda y: rearrange(y, "b n (h d) -> b h n d", h=self.heads)
 q, k, v = split(self.to_q(x)), split(self.to_k(x)), split(self.to_v(context))
@@ -1315,12 +1316,12 @@ out = {attend}(q, k, v, None if keep is None else keep[:, None, None, :])[0]
 return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
 """).replace("self.to_k = nn.Linear(d_context, d,", "self.to_k = nn.Linear(d, d,"),
             )
-            for attend in ("attention", "fused_attention")
+            for attend, more in (("attention", ""), ("fused_attention", _AS_MANY))
         ),
         *(
             Mistake(
                 "The values come from x, with a `to_v` that was made to fit. A picture asks; keys *and* values come "
-                "from the context, one of each for every word.",
+                f"from the context, one of each for every word.{more}",
                 code=_cross(f"""
 split = lambda y: rearrange(y, "b n (h d) -> b h n d", h=self.heads)
 q, k, v = split(self.to_q(x)), split(self.to_k(context)), split(self.to_v(x))
@@ -1328,7 +1329,7 @@ out = {attend}(q, k, v, None if keep is None else keep[:, None, None, :])[0]
 return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
 """).replace("self.to_v = nn.Linear(d_context, d,", "self.to_v = nn.Linear(d, d,"),
             )
-            for attend in ("attention", "fused_attention")
+            for attend, more in (("attention", ""), ("fused_attention", _AS_MANY))
         ),
         Mistake(
             "Keys and values are exchanged: scores are q k^T, with the keys, and the weights then average the values.",
