@@ -107,6 +107,15 @@ def test_attention_by_distance():
     torch.testing.assert_close(rotate(q, rotary_angles(here, pairs)), torch.cat([turned.real, turned.imag], dim=-1))
 
 
+def test_attention_knows_where_tokens_are_from_each_other():
+    """Without rotary positions, and with the others silenced, mirrored patches would give the mirrored answer."""
+    model, (clips, times, text) = shaken(small()), batch(((1, 4, 8),))
+    model.place.weight.data.zero_()
+    mirrored = lambda x: x.unflatten(3, (4, 2)).flip(3).flatten(3)  # noqa: E731
+    there = mirrored(model([mirrored(clips[0])], times, text)[0])
+    assert (there - model(clips, times, text)[0]).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_who_looks_at_whom(way):
     """By gradients of one block: everybody; the own frame; the own window of the own frame."""
