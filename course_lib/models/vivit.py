@@ -166,8 +166,9 @@ class AxialBlock(nn.Module):
         2. ``time`` reads the stream so far through ``norm_time`` and looks along "time".
         3. ``mlp`` reads the stream so far through ``norm_mlp``, once for each token.
 
-        The two attentions run through ``self.along(stream, attention, axis)``, which keeps the grid's shape. The stream
-        itself is never normalised.
+        The two attentions run through ``self.along``, which keeps the grid's shape. It gets three arguments, by
+        position: the normalised copy of the stream, the module ``space`` or ``time``, and the axis. The stream itself
+        is never normalised.
 
         Args:
             x: (b, f, s, d): clips, frames, places in a frame, channels. Left as it is.
