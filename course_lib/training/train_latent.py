@@ -48,7 +48,7 @@ EDGE = 48
 INK, KL, SLOW = 5.0, 1e-3, 0.02
 MOVING = tuple(DIRECTIONS)[:8]
 LEFT_OUT = 0.15  # how often a training caption says nothing of a digit's size, colour or place
-TOWARDS_NOISE = 3.0  # shift of the training times: which digit it is gets decided where there is much noise
+TOWARDS_NOISE = 3.0  # shift of the training times, see ``shift_times``; not compared with others at this length
 CROP = 28  # edge of the tiles that the judge reads
 
 
