@@ -46,15 +46,23 @@ class LatentDiffusionConfig:
 
 
 class Pixels(nn.Module):
-    """The first stage of a diffusion model that has none: "latents" are the pixels themselves."""
+    """The first stage of a diffusion model that has none: "latents" are the pixels themselves, whitened.
+
+    Args:
+        mean, std: of the pixels; what is diffused is (pixel - mean) / std. The defaults change nothing.
+    """
 
     latent_channels, downsampling = 3, 1
 
+    def __init__(self, mean: float = 0.0, std: float = 1.0):
+        super().__init__()
+        self.mean, self.std = mean, std
+
     def latents(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return pictures
+        return (pictures - self.mean) / self.std
 
     def pictures(self, latents: Tensor) -> Tensor:
-        return latents.clamp(-1, 1)
+        return (latents * self.std + self.mean).clamp(-1, 1)
 
 
 class LatentDiffusion(nn.Module):

@@ -3,8 +3,9 @@
     python -m course_lib.training.latent_or_pixels
 
 Large coloured digits on 48 x 48 pixels. Both models read the same captions, by the same attention on the same grids of
-12 x 12 and 6 x 6; the one on pixels has two levels more to get there. Each is trained three times: for a quarter of the
-time, for half of it, and for all of it, on one thread, counted as the processor's time. The result is the table
+12 x 12 and 6 x 6; the one on pixels has two levels more to get there, and its pixels are whitened as the latents are.
+Each is trained three times: for a quarter of the time, for half of it, and for all of it, on one thread, counted as the
+processor's time. The result is the table
 ``data/experiments/latent_or_pixels.json``.
 """
 
@@ -35,13 +36,14 @@ SIZES = {"d_text": 32, "text_layers": 1, "base": 32}
 LATENT = LatentDiffusionConfig(widths=(1, 2), attend=(0, 1), **SIZES)
 PIXEL = LatentDiffusionConfig(widths=(1, 1, 1, 2), attend=(2, 3), **SIZES)
 WORLD = {"movers": (1, 1), "sizes": ("large",)}
+WHITE = {"mean": -0.89, "std": 0.36}  # of the pixels of such pictures
 TRAINING, TESTED, REAL = 6000, 200, 2048
 
 
 def arms(seed: int = 0) -> dict[str, LatentDiffusion]:
     """The two models, new."""
     made = {}
-    for name, config, stage in (("latents", LATENT, still_autoencoder()), ("pixels", PIXEL, Pixels())):
+    for name, config, stage in (("latents", LATENT, still_autoencoder()), ("pixels", PIXEL, Pixels(**WHITE))):
         torch.manual_seed(seed)
         made[name] = LatentDiffusion(config, stage)
     return made

@@ -10,7 +10,7 @@ from course_lib.data.digits import load_digits
 from course_lib.data.moving_mnist import seeded
 from course_lib.diffusion.schedules import q_sample
 from course_lib.models.latent_diffusion import LatentDiffusion, latent_loss, still_autoencoder
-from course_lib.training.latent_or_pixels import arms, table_path
+from course_lib.training.latent_or_pixels import WORLD, arms, table_path
 from course_lib.training.train_latent import caption, draw, measure_pictures, read_digits, still_scenes
 
 
@@ -89,7 +89,10 @@ def test_at_equal_time_latents_win_at_every_time_of_the_table():
         assert pair["latents"]["frechet"] < pair["pixels"]["frechet"]
         assert pair["latents"]["all three"] >= pair["pixels"]["all three"]
         assert pair["latents"]["steps"] > 2 * pair["pixels"]["steps"]
-    end = by_time[max(by_time)]
+        assert all(row["digit"] <= min(row["colour"], row["place"]) + 0.02 for row in pair.values())
+    end, half = by_time[max(by_time)], by_time[sorted(by_time)[1]]
+    assert half["latents"]["frechet"] < end["pixels"]["frechet"]
+    assert half["latents"]["all three"] > end["pixels"]["all three"] + 0.1
     assert end["latents"]["all three"] > end["pixels"]["all three"] + 0.1
     assert table["real"]["frechet"] < end["latents"]["frechet"]
 
@@ -103,3 +106,11 @@ def test_a_step_on_latents_costs_a_fraction_and_reading_captions_costs_the_same(
             model(torch.zeros(1, model.first_stage.latent_channels, 48 // f, 48 // f), torch.zeros(1).long(), tokens)
         cost[name] = counter.get_total_flops()
     assert 2.5 < cost["pixels"] / cost["latents"] < 16
+
+
+def test_pixels_enter_the_race_as_white_as_latents():
+    pictures = draw(still_scenes(500, seeded(0, 1), **WORLD), [load_digits("embedded", "train")], seeded(0, 2))[:, :, 0]
+    stage = arms()["pixels"].first_stage
+    white = stage.latents(pictures)
+    assert white.mean().abs() < 0.05 and (white.std() - 1).abs() < 0.05
+    assert torch.allclose(stage.pictures(white), pictures, atol=1e-5)
