@@ -1,4 +1,4 @@
-"""How the loss of a DiT follows its size and its patches, and which way of steering learns fastest:
+"""How the loss of a DiT follows its size and its patches, which way of steering learns fastest, and what slips cost:
 
     python -m course_lib.training.dit_scaling
 
@@ -24,15 +24,38 @@ from course_lib.data.digits import Digits, load_digits
 from course_lib.data.moving_mnist import render_scenes, sample_scenes, seeded
 from course_lib.diffusion.flow import add_noise, sample_times, velocity
 from course_lib.models.autoencoder import KLAutoencoder
-from course_lib.models.dit import BLOCKS, DiT, DiTConfig, forward_flops
+from course_lib.models.dit import BLOCKS, DiT, DiTBlock, DiTConfig, forward_flops, initialise_dit
 from course_lib.models.latent_diffusion import still_autoencoder
 from course_lib.paths import outputs_dir, repo_root, write_atomically
 from course_lib.training.loop import Step, muon_and_adamw, train
 
 EDGE = 48
 GRID = [("adaLN-Zero", d, patch) for d in (32, 64, 128) for patch in (6, 4, 3, 2)]
-WAYS = [(name, 64, 3) for name in BLOCKS if name != "adaLN-Zero"]  # adaLN-Zero of this size is in the grid
 DEPTH, HEADS = 4, 4
+
+
+class WithoutOne(DiTBlock):
+    """A likely slip: scale, where 1 + scale belongs. With gates of zero too, it never wakes."""
+
+    def forward(self, x: Float[Tensor, "b n d"], condition: Float[Tensor, "b d"]) -> Float[Tensor, "b n d"]:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
+        x = x + gate1 * self.attention(self.norm1(x) * scale1 + shift1)
+        return x + gate2 * self.mlp(self.norm2(x) * scale2 + shift2)
+
+
+def open_gates(model: nn.Module) -> None:
+    """Another one: Xavier's rule, run once more over the blocks' modulation, overwrites the zeros there."""
+    initialise_dit(model)
+    for block in model.blocks:
+        nn.init.xavier_uniform_(block.modulation[1].weight)
+
+
+SLIPS = {
+    "adaLN-Zero, zeros overwritten": (DiTBlock, open_gates),
+    "adaLN-Zero, 1 + forgotten": (WithoutOne, initialise_dit),
+}
+BIRTHS = {name: (block, initialise_dit) for name, block in BLOCKS.items()} | SLIPS
+WAYS = [(name, 64, 3) for name in BIRTHS if name != "adaLN-Zero"]  # adaLN-Zero of this size is in the grid
 
 
 class Latents(NamedTuple):
@@ -125,7 +148,8 @@ def experiment(
     """Train one DiT; one row of the table."""
     config = DiTConfig(patch=patch, d=d, depth=DEPTH, heads=HEADS)
     torch.manual_seed(seed)
-    model = DiT(config, BLOCKS[kind])
+    block, initialise = BIRTHS[kind]
+    model = DiT(config, block, initialise=initialise)
     began, losses = time.process_time(), {}
     for state in train_dit(model, data, steps=steps, seed=seed):
         if state.step % every == 0 or state.step == steps:
@@ -137,7 +161,7 @@ def experiment(
         "seed": seed,
         "tokens": config.patches[0] * config.patches[1],
         "parameters": sum(p.numel() for p in model.parameters()),
-        "flops": forward_flops(config, BLOCKS[kind]),
+        "flops": forward_flops(config, block),
         "losses": losses,
         "processor seconds": round(time.process_time() - began, 1),
     }

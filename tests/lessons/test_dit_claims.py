@@ -3,29 +3,24 @@
 import json
 
 import torch
-from torch import nn
 
 from course_lib.data.digits import load_digits
 from course_lib.data.moving_mnist import seeded
 from course_lib.models.dit import DiT, DiTBlock, DiTConfig, initialise_dit
 from course_lib.models.latent_diffusion import still_autoencoder
 from course_lib.training import dit_scaling
-from course_lib.training.dit_scaling import Latents, digit_latents, held_out, held_out_loss, load_table, train_dit
+from course_lib.training.dit_scaling import (
+    Latents,
+    WithoutOne,
+    digit_latents,
+    held_out,
+    held_out_loss,
+    load_table,
+    open_gates,
+    train_dit,
+)
 
 SIZES = dict(patch=3, d=32, depth=2)
-
-
-class WithoutOne(DiTBlock):
-    def forward(self, x, condition):
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
-        x = x + gate1 * self.attention(self.norm1(x) * scale1 + shift1)
-        return x + gate2 * self.mlp(self.norm2(x) * scale2 + shift2)
-
-
-def open_gates(model):
-    initialise_dit(model)
-    for block in model.blocks:
-        nn.init.xavier_uniform_(block.modulation[1].weight)
 
 
 def data(n: int = 256) -> Latents:
@@ -104,6 +99,9 @@ def test_of_the_recorded_ways_to_steer_adaln_zero_learns_fastest():
             found.setdefault(row["block"], []).append(row["losses"][table["steps"]])
     assert max(found["adaLN-Zero"]) < min(found["adaLN"]) - 0.015
     assert max(found["adaLN"]) < min(found["in-context"] + found["cross-attention"]) - 0.02
+    zeros = "adaLN-Zero, zeros overwritten"
+    assert abs(sum(found[zeros]) - sum(found["adaLN-Zero"])) / 2 < 0.01  # no gain from zeros, and no loss
+    assert min(found["adaLN-Zero, 1 + forgotten"]) > 2 * max(found["adaLN-Zero"])
 
 
 def test_the_command_resumes_and_writes_a_table(tmp_path, monkeypatch):
