@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from course_lib.diffusion.known_frames import State, guided, mix, sample_known
 from course_lib.models.sora import Text, TextReader
-from course_lib.models.video_tokenizer import STEM
+from course_lib.models.video_tokenizer import GROUP as GROUPED
 
-GROUP = STEM[0]  # frames behind each latent frame but the first
+GROUP = GROUPED[0]  # frames behind each latent frame but the first
 Video = Float[Tensor, "_ _ _ _"]  # (c, f, height, width)
 Watch = Callable[[State], None]
 

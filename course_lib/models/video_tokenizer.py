@@ -1,6 +1,7 @@
 """A causal autoencoder for pictures and videos: 4x shorter, 8x smaller along height and width.
 
-    1 + T frames -> fold 4 x 4 x 4 pixels into channels -> causal convolutions -> 1 + T/4 latent frames -> mirrored back
+    1 + T frames, each 4 x 4 pixels folded into channels -> frame by frame to an eighth of the resolution
+        -> 4 frames folded into channels, 1 + T/4 of them -> latents -> and all of it mirrored back
 
 The first frame is coded alone and every later latent frame stands for four. Nothing looks ahead. So a picture is a
 video of one frame, a clip can be extended without touching the latents it already has, and a long one can be coded in
@@ -11,17 +12,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from course_lib.models.autoencoder import slowness
-from course_lib.nn.causal import CausalConv3d, CausalResBlock, ChannelNorm, fold_time, unfold_time
+from course_lib.nn.causal import CausalConv3d, CausalResBlock, ChannelNorm, Size3, fold_time, unfold_time
 from course_lib.paths import checkpoints_dir
 from course_lib.training.checkpoint import load_checkpoint, load_weights, pack, save_checkpoint, unpack
 
 KIND = "video tokenizer"
-STEM = (4, 4, 4)
+STEM = (1, 4, 4)  # frames, rows and columns that the first layer reads at once
+GROUP = (4, 1, 1)  # frames behind one latent frame
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,28 @@ class TokenizerConfig:
 
     channels: int = 3
     latent_channels: int = 16
-    width: int = 96  # behind the stem, at a quarter of the resolution
-    width_low: int = 192  # at an eighth
-    blocks: int = 3  # residual blocks there; one behind the stem
+    width: int = 64  # behind the stem, at a quarter of the resolution, of every frame
+    width_mid: int = 128  # at an eighth, of every frame
+    width_low: int = 176  # at an eighth, of four frames together
+    blocks: int = 3  # residual blocks there
+
+
+class Fold(nn.Module):
+    """``fold_time`` as a layer."""
+
+    def __init__(self, patch: Size3):
+        super().__init__()
+        self.patch = patch
+
+    def forward(self, x: Tensor) -> Tensor:
+        return fold_time(x, self.patch)
+
+
+class Unfold(Fold):
+    """``unfold_time`` as a layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return unfold_time(x, self.patch)
 
 
 class VideoTokenizer(nn.Module):
@@ -44,22 +64,30 @@ class VideoTokenizer(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         self.config = c = config
-        folded = c.channels * STEM[0] * STEM[1] * STEM[2]
+        pixels = c.channels * STEM[1] * STEM[2]
         self.encoder = nn.Sequential(
-            CausalConv3d(folded, c.width, (1, 3, 3)),
+            Fold(STEM),
+            CausalConv3d(pixels, c.width, (1, 3, 3)),
             CausalResBlock(c.width),
-            CausalConv3d(c.width, c.width_low, (1, 4, 4), (1, 2, 2)),
+            CausalConv3d(c.width, c.width_mid, (1, 4, 4), (1, 2, 2)),
+            CausalResBlock(c.width_mid),
+            Fold(GROUP),
+            CausalConv3d(GROUP[0] * c.width_mid, c.width_low, (1, 1, 1)),
             *(CausalResBlock(c.width_low) for _ in range(c.blocks)),
             ChannelNorm(c.width_low),
             CausalConv3d(c.width_low, 2 * c.latent_channels, (1, 1, 1)),
         )
-        self.decoder_low = nn.Sequential(
+        self.decoder = nn.Sequential(
             CausalConv3d(c.latent_channels, c.width_low, (1, 3, 3)),
             *(CausalResBlock(c.width_low) for _ in range(c.blocks)),
-            CausalConv3d(c.width_low, 4 * c.width, (1, 1, 1)),
-        )
-        self.decoder = nn.Sequential(
-            *(CausalResBlock(c.width) for _ in range(2)), CausalConv3d(c.width, folded, (1, 3, 3))
+            CausalConv3d(c.width_low, GROUP[0] * c.width_mid, (1, 1, 1)),
+            Unfold(GROUP),
+            *(CausalResBlock(c.width_mid) for _ in range(2)),
+            CausalConv3d(c.width_mid, 4 * c.width, (1, 1, 1)),
+            Unfold((1, 2, 2)),
+            CausalResBlock(c.width),
+            CausalConv3d(c.width, pixels, (1, 3, 3)),
+            Unfold(STEM),
         )
         self.register_buffer("latent_mean", torch.zeros(c.latent_channels))
         self.register_buffer("latent_std", torch.ones(c.latent_channels))
@@ -67,13 +95,12 @@ class VideoTokenizer(nn.Module):
 
     def posterior(self, video: Float[Tensor, "b c frames height width"]) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latents, (b, z, 1 + T/4, height / 8, width / 8) each."""
-        mean, logvar = self.encoder(fold_time(video, STEM)).chunk(2, dim=1)
+        mean, logvar = self.encoder(video).chunk(2, dim=1)
         return mean, logvar.clamp(-20, 10)
 
     def decode(self, latents: Float[Tensor, "b z f h w"]) -> Float[Tensor, "b c frames height width"]:
         """Raw latents to 1 + 4 (f - 1) frames, in [-1, 1] up to the network's error."""
-        x = rearrange(self.decoder_low(latents), "b (c ph pw) f h w -> b c f (h ph) (w pw)", ph=2, pw=2)
-        return unfold_time(self.decoder(x), STEM)
+        return self.decoder(latents)
 
     def compress(self, video: Float[Tensor, "b c frames height width"]) -> Float[Tensor, "b z f h w"]:
         """A video in [-1, 1] to whitened posterior means; grey videos are read as white ones."""
@@ -117,11 +144,17 @@ def tokenizer_loss(
     ink: float,
     kl: float,
     slow: float,
+    shake: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """Weighted squared error, ``kl`` times the divergence and ``slow`` times ``slowness``, as ``autoencoder_loss``."""
+    """Weighted squared error, ``kl`` times the divergence and ``slow`` times ``slowness``, as ``autoencoder_loss``.
+
+    A generator's latents are never exact. So the decoder practises on disturbed ones: the latents of each clip get more
+    noise, of a standard deviation between 0 and ``shake``.
+    """
     mean, logvar = model.posterior(video)
     eps = torch.randn(mean.shape, generator=generator).to(mean)
-    error = (model.decode(mean + (0.5 * logvar).exp() * eps) - video).square()
+    more = shake * torch.rand(len(mean), 1, 1, 1, 1, generator=generator).to(mean)
+    error = (model.decode(mean + (logvar.exp() + more.square()).sqrt() * eps) - video).square()
     divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
     loss = (torch.where(video.amax(1, keepdim=True) > -0.9, ink, 1.0) * error).mean() + kl * divergence
     if slow and mean.shape[2] > 1 and len(mean) > 1:

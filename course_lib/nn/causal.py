@@ -53,12 +53,14 @@ class CausalConv3d(nn.Module):
             raise ValueError(f"{frames} frames are not 1 + a multiple of the temporal stride {sf}; cut or add frames")
         video = repeat_first_frame(video, kf - 1)
         # A 3-D convolution is a 2-D one whose input channels are the frames under the kernel. On CPUs PyTorch's 2-D
-        # kernels are several times faster, and the sum is the same.
+        # kernels are several times faster, fastest with channels last, and the sum is the same.
         under = [video[:, :, k : k + frames : sf] for k in range(kf)]  # each (b, c, 1 + T / s, h, w)
-        planes = rearrange(torch.stack(under, dim=2), "b c k f h w -> (b f) (c k) h w")
+        planes = rearrange(torch.cat(under, dim=1), "b kc f h w -> (b f) kc h w")
+        planes = planes.contiguous(memory_format=torch.channels_last)
         left, top = (kw - sw) // 2, (kh - sh) // 2
         planes = F.pad(planes, (left, kw - sw - left, top, kh - sh - top))
-        planes = F.conv2d(planes, self.weight.flatten(1, 2), self.bias, stride=(sh, sw))
+        weight = rearrange(self.weight, "o c k h w -> o (k c) h w")
+        planes = F.conv2d(planes, weight, self.bias, stride=(sh, sw))
         return rearrange(planes, "(b f) c h w -> b c f h w", b=b)
 
 

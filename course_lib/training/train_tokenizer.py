@@ -20,7 +20,7 @@ from course_lib.evaluation.judge import load_judge
 from course_lib.models.video_tokenizer import TokenizerConfig, VideoTokenizer, tokenizer_loss
 from course_lib.paths import checkpoints_dir
 from course_lib.training.ema import EMA
-from course_lib.training.loop import Step, train, warm_flat_decay
+from course_lib.training.loop import Step, muon_and_adamw, train, warm_flat_decay
 
 SHAPES = (  # (share, clips, frames, height, width): as many latents in every batch, about
     (0.6, 12, 17, 48, 48),
@@ -28,7 +28,7 @@ SHAPES = (  # (share, clips, frames, height, width): as many latents in every ba
     (0.1, 20, 9, 48, 48),
     (0.1, 48, 1, 48, 48),
 )
-INK, KL, SLOW = 5.0, 1e-3, 0.02
+INK, KL, SLOW, SHAKE = 5.0, 1e-3, 0.02, 0.1
 
 
 def training_clips(digits: list[Digits], random: torch.Generator) -> Tensor:
@@ -45,17 +45,18 @@ def training_clips(digits: list[Digits], random: torch.Generator) -> Tensor:
 
 
 def train_tokenizer(
-    model: VideoTokenizer, digits: list[Digits], *, steps: int, seed: int = 0, lr: float = 2e-3, ema: EMA | None = None
+    model: VideoTokenizer, digits: list[Digits], *, steps: int, seed: int = 0, ema: EMA | None = None, flat: float = 0.3
 ) -> Iterator[Step]:
-    """Train on fresh clips, yielding after every step."""
+    """Train on fresh clips in bfloat16, yielding after every step; after a share ``flat`` the learning rate falls."""
 
     def loss_of_step(step: int) -> Tensor:
         random = seeded(seed, step)
-        return tokenizer_loss(model, training_clips(digits, random), random, ink=INK, kl=KL, slow=SLOW)
+        return tokenizer_loss(model, training_clips(digits, random), random, ink=INK, kl=KL, slow=SLOW, shake=SHAKE)
 
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-    schedule = lambda step, steps: warm_flat_decay(step, steps, flat=0.3)  # noqa: E731
-    yield from train(loss_of_step, model, [optimizer], steps=steps, schedule=schedule, ema=ema)
+    inner = [model.encoder[2:-1], model.decoder[:-2]]
+    optimizers = muon_and_adamw(model, inner, muon_lr=0.01, adamw_lr=1e-3)
+    schedule = lambda step, steps: warm_flat_decay(step, steps, flat=flat)  # noqa: E731
+    yield from train(loss_of_step, model, optimizers, steps=steps, schedule=schedule, ema=ema, autocast=torch.bfloat16)
     model.eval()
 
 
@@ -98,9 +99,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Train a video tokenizer, measure it, and write it as a checkpoint."""
     parser = argparse.ArgumentParser(prog="python -m course_lib.training.train_tokenizer", description=main.__doc__)
     parser.add_argument("--digits", default="auto", help="auto, embedded, mnist or both")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=7000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--start", type=Path, help="go on from these weights, with a learning rate that falls at once")
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="change values of TokenizerConfig")
     parser.add_argument("--out", type=Path, default=checkpoints_dir() / "video_tokenizer.safetensors")
     options = parser.parse_args(arguments)
@@ -114,9 +115,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     torch.manual_seed(options.seed)
     model = VideoTokenizer(config)
+    if options.start:
+        model = VideoTokenizer.from_checkpoint(options.start).train().requires_grad_(True)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M weights", flush=True)
     ema = EMA(model, 0.995)
-    about = {"steps": options.steps, "seed": options.seed, "lr": options.lr, "digits": list(kinds)}
+    about = {"steps": options.steps, "seed": options.seed, "digits": list(kinds)}
     began, window = time.perf_counter(), []
 
     def finish(more: dict, n: int) -> dict:
@@ -127,13 +130,15 @@ def main(arguments: list[str] | None = None) -> int:
             model.save(options.out, about | more | {"minutes": minutes, "figures": figures})
         return figures | {"minutes": minutes}
 
-    for step in train_tokenizer(model, digits, steps=options.steps, seed=options.seed, lr=options.lr, ema=ema):
+    for step in train_tokenizer(
+        model, digits, steps=options.steps, seed=options.seed, ema=ema, flat=0.0 if options.start else 0.3
+    ):
         window.append(step.loss)
         if step.step % 50 == 0:
             minutes = (time.perf_counter() - began) / 60
             print(f"step {step.step}: loss {sum(window) / len(window):.4f}, {minutes:.1f} min", flush=True)
             window = []
-        if step.step % 250 == 0:
+        if step.step % 500 == 0:
             print(json.dumps(finish({"so far": step.step}, 20)), flush=True)
     print(json.dumps(finish({}, 200), indent=1))
     return 0

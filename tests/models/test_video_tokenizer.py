@@ -5,7 +5,7 @@ import torch
 
 from course_lib.models.video_tokenizer import TokenizerConfig, VideoTokenizer, tokenizer_loss
 
-SMALL = TokenizerConfig(channels=2, latent_channels=3, width=8, width_low=12, blocks=1)
+SMALL = TokenizerConfig(channels=2, latent_channels=3, width=8, width_mid=10, width_low=12, blocks=1)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_a_few_steps_lower_the_loss():
     from course_lib.training import train_tokenizer
 
     torch.manual_seed(0)
-    model = VideoTokenizer(TokenizerConfig(width=8, width_low=12, blocks=1))
+    model = VideoTokenizer(TokenizerConfig(width=8, width_mid=10, width_low=12, blocks=1))
     digits = [load_digits("embedded", "train")]
     losses = [step.loss for step in train_tokenizer.train_tokenizer(model, digits, steps=12)]
     assert sum(losses[-4:]) < 0.7 * sum(losses[:4])
