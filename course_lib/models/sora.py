@@ -83,10 +83,14 @@ class TextReader(nn.Module):
         self.tokenizer = Tokenizer()
         self.tower = (clip or CLIP.from_checkpoint()).text.eval().requires_grad_(False)
 
-    @torch.no_grad()
     def forward(self, captions: Sequence[str]) -> Text:
         """One row per caption."""
-        ids = self.tokenizer.encode(list(captions)).to(self.tower.positions.device)
+        return self.read(self.tokenizer.encode(list(captions)))
+
+    @torch.no_grad()
+    def read(self, ids: Int[Tensor, "clips words"]) -> Text:
+        """The same for captions that are tokenized already."""
+        ids = ids.to(self.tower.positions.device)
         words = self.tower.features(ids)
         end = ids.argmax(dim=-1)  # <eos> is the highest id
         return Text(words, ids != self.tokenizer.pad, words[torch.arange(len(ids)), end])

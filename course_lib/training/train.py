@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -97,8 +97,17 @@ class Run:
         return video
 
 
+@runtime_checkable
+class Place(Protocol):
+    """Where a stage keeps its state, how often, and on which device it computes; a ``Run`` is one."""
+
+    folder: Path
+    save_seconds: float
+    device: torch.device
+
+
 def run_stage(
-    run: Run,
+    run: Place,
     label: str,
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],

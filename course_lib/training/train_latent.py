@@ -13,7 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -42,7 +42,7 @@ from course_lib.models.unet import ImageAttention
 from course_lib.paths import checkpoints_dir, outputs_dir
 from course_lib.training.ema import EMA
 from course_lib.training.loop import Step, muon_and_adamw, train, warm_flat_decay
-from course_lib.training.train import Run, run_stage
+from course_lib.training.train import run_stage
 
 EDGE = 48
 INK, KL, SLOW = 5.0, 1e-3, 0.02
@@ -52,11 +52,13 @@ TOWARDS_NOISE = 3.0  # shift of the training times, see ``shift_times``; not com
 CROP = 28  # edge of the tiles that the judge reads
 
 
-class Folder(Run):
+@dataclass
+class Folder:
     """A run without a preset: no more than where a stage keeps its state, and how often."""
 
-    def __init__(self, folder: Path, save_seconds: float = 20.0):
-        self.folder, self.save_seconds, self.device = folder, save_seconds, torch.device("cpu")
+    folder: Path
+    save_seconds: float = 20.0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 def still_scenes(n: int, generator: torch.Generator, movers: tuple[int, int] = (1, 2), **sampling) -> SceneBatch:
