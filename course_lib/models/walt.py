@@ -260,8 +260,10 @@ def self_conditioned(
     False. The estimate is a constant: no gradient passes through the first look, neither to the model nor to xt.
 
     Args:
-        model: called as ``model(xt, t, estimate=..., **rest)`` with an estimate like xt; returns a velocity like xt.
-        xt, t: (b, ...) noisy latents and (b,) their times in [0, 1], the same in both looks.
+        model: any function, called once for each look as ``model(xt, t, estimate=..., **rest)``, with an estimate of
+            the shape and dtype of xt; returns a velocity like xt. Samples of a batch may influence each other.
+        xt, t: (b, ...) noisy latents and (b,) their times in [0, 1], the same in both looks. Where xt is of half or
+            double precision, t may still be float32.
         asked: (b,) boolean, which samples get an estimate.
         rest: handed on in both looks as it is.
     Returns: the velocity of the second look, like xt.
