@@ -2,6 +2,7 @@
 # Without make (Windows): the README gives the same steps by hand.
 
 PRESET ?= tiny
+CLIPS ?= 2048
 PY := .venv/bin/python
 # The first Python on this machine that is new enough; PYTHON=/path/to/python overrides it.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
@@ -9,13 +10,14 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 BENCHMARKS = $(sort $(wildcard benchmarks/bench_*.py))
 
-.PHONY: help lab test train notebooks bench lint doctor
+.PHONY: help lab test train evaluate notebooks bench lint doctor
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make lab         open the course in JupyterLab"
 	@echo "make test        run every test and print a verdict"
 	@echo "make train       train the video generator (PRESET=tiny, laptop or gpu)"
+	@echo "make evaluate    measure the generator that comes with the course (CLIPS=2048)"
 	@echo "make notebooks   run every notebook as an untouched learner and save its outputs"
 	@echo "make bench       measure the speed of the library"
 	@echo "make lint        check the style of code and notebooks"
@@ -29,6 +31,9 @@ test: .venv/test.stamp
 
 train: .venv/lab.stamp
 	@$(PY) -m course_lib.training.train --preset $(PRESET)
+
+evaluate: .venv/lab.stamp
+	@$(PY) -m course_lib.evaluate --clips $(CLIPS)
 
 notebooks: .venv/test.stamp
 	@$(PY) -m course_lib.authoring execute $(sort $(wildcard notebooks/*.ipynb))

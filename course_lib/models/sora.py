@@ -19,7 +19,7 @@ Source: OpenAI 2024, "Video generation models as world simulators"; Peebles and 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -28,11 +28,12 @@ from torch import Tensor, nn
 
 from course_lib.data.tokenizer import Tokenizer
 from course_lib.models.clip import CLIP
-from course_lib.nn.attention import CrossAttention
+from course_lib.nn.attention import CrossAttention, fused_attention
 from course_lib.nn.modulation import TimestepEmbedding, rms_norm
 from course_lib.nn.packing import Packed, block_mask, first_fit_decreasing, grid_positions, pack, unpack
 from course_lib.nn.patches import patch_grid, patchify, unpatchify
 from course_lib.nn.positions import rotary_angles, rotate, sincos
+from course_lib.paths import checkpoints_dir
 from course_lib.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from course_lib.training.checkpoint import pack as pack_weights
 from course_lib.training.checkpoint import unpack as unpack_weights
@@ -128,7 +129,7 @@ class SpacetimeAttention(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         q, k, v = rearrange(self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
         q, k = (rotate(rms_norm(y, scale), angles) for y, scale in ((q, self.q_scale), (k, self.k_scale)))
-        out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=keep[:, None])
+        out, _ = fused_attention(q, k, v, keep[:, None])
         return self.out(rearrange(out, "b heads n d -> b n (heads d)"))
 
 
@@ -194,6 +195,7 @@ class Sora(nn.Module):
     ):
         super().__init__()
         self.config = c = config
+        self.about: dict[str, Any] = {}
         if c.attention not in WAYS:
             raise ValueError(f"attention={c.attention!r} is unknown; choose one of {', '.join(WAYS)}")
         if c.d % c.heads or (c.d // c.heads) % 2:
@@ -301,11 +303,15 @@ class Sora(nn.Module):
         save_checkpoint(path, pack_weights(self.state_dict()), info)
 
     @classmethod
-    def from_checkpoint(cls, path: Path | str) -> "Sora":
-        """A model that ``save`` wrote. Raises ValueError if the file is none."""
-        found = load_checkpoint(path, KIND)
+    def from_checkpoint(cls, path: Path | str | None = None) -> "Sora":
+        """The one that comes with the course, or another one that ``save`` wrote; ``about`` says how it was made.
+
+        Raises: ValueError if the file is none.
+        """
+        found = load_checkpoint(path or checkpoints_dir() / "sora.safetensors", KIND)
         model = cls(SoraConfig(**{**found.info["config"], "patch": tuple(found.info["config"]["patch"])}))
         load_weights(model, unpack_weights(found.tensors), "Sora")
+        model.about = found.info["about"]
         return model.eval().requires_grad_(False)
 
 

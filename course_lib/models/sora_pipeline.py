@@ -7,6 +7,7 @@ that samples. Videos are (c, f, h, w) in [-1, 1], of any number of frames, with 
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -14,8 +15,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from course_lib.diffusion.known_frames import State, guided, mix, sample_known
-from course_lib.models.sora import Text, TextReader
+from course_lib.models.sora import Sora, Text, TextReader
 from course_lib.models.video_tokenizer import GROUP as GROUPED
+from course_lib.models.video_tokenizer import VideoTokenizer
 
 GROUP = GROUPED[0]  # frames behind each latent frame but the first
 Video = Float[Tensor, "_ _ _ _"]  # (c, f, height, width)
@@ -48,6 +50,15 @@ class SoraPipeline:
     ):
         self.model, self.tokenizer = model.eval(), tokenizer.eval()
         self.reader, self.settings = reader or TextReader(), settings or Settings()
+
+    @classmethod
+    def from_checkpoint(cls, path: Path | str | None = None) -> "SoraPipeline":
+        """The generator that comes with the course, or another one, with its own settings for sampling."""
+        model = Sora.from_checkpoint(path)
+        how = model.about.get("settings", {})
+        given = {"guidance": "guidance", "steps": "sample_steps", "shift": "shift"}
+        settings = Settings(**{name: how[key] for name, key in given.items() if key in how})
+        return cls(model, VideoTokenizer.from_checkpoint(), settings=settings)
 
     # ------------------------------------------------------------------------------------------------------- from text
 

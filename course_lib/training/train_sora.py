@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from course_lib.data.captions import describe
 from course_lib.data.digits import Digits, load_digits
@@ -26,7 +28,7 @@ from course_lib.data.scenes import Mover, Scene
 from course_lib.diffusion.flow import sample_times
 from course_lib.diffusion.known_frames import known_loss, some_known
 from course_lib.evaluation.generated import draw, evaluate, prompts
-from course_lib.models.sora import Sora, SoraConfig, TextReader
+from course_lib.models.sora import Sora, SoraConfig, Text, TextReader
 from course_lib.models.sora_pipeline import Settings, SoraPipeline
 from course_lib.models.video_tokenizer import VideoTokenizer
 from course_lib.paths import outputs_dir, write_atomically
@@ -203,25 +205,25 @@ def train_network(run: SoraRun, cached: list[Cached]) -> tuple[Sora, Tensor]:
     optimizers = muon_and_adamw(model, inside, muon_lr=p.muon_lr, adamw_lr=p.adamw_lr)
     ema = EMA(model, p.ema)
     image_steps = round(p.image_share * p.steps)
-    silence = run.reader.tokenizer.encode([""])[0]
     shares = torch.tensor([canvas.share for canvas in p.canvases])
-    longest = max(c.words.shape[-1] for c in cached)
-    silence = torch.nn.functional.pad(silence, (0, longest - len(silence)), value=run.reader.tokenizer.pad)
+    texts, silence = [read_all(run, c.words) for c in cached], run.reader([""])
 
     def loss_of_step(step: int) -> Tensor:
         random, images = run.stream(STEPS, step), step < image_steps
         n = p.image_batch if images else p.batch
-        clips, words, begin = [], [], []
-        for k in torch.multinomial(shares, n, replacement=True, generator=random).tolist():
+        clips, told, begin = [], [], []
+        dropped = torch.rand(n, generator=random) < p.drop
+        for k, drop in zip(
+            torch.multinomial(shares, n, replacement=True, generator=random).tolist(), dropped, strict=True
+        ):
             i = int(torch.randint(len(cached[k].latents), (1,), generator=random))
+            j = int(torch.randint(p.captions, (1,), generator=random))
             x = cached[k].latents[i].float().to(run.device)
-            ids = cached[k].words[i, int(torch.randint(p.captions, (1,), generator=random))]
             first = int(torch.randint(x.shape[1], (1,), generator=random)) if images else 0
             clips.append(x[:, first : first + 1] if images else x)
             begin.append(first)
-            words.append(torch.nn.functional.pad(ids, (0, longest - len(ids)), value=run.reader.tokenizer.pad))
-        dropped = torch.rand(n, 1, generator=random) < p.drop
-        text = run.reader.read(torch.where(dropped, silence, torch.stack(words)))
+            told.append(Text(*(part[0] for part in silence)) if drop else Text(*(part[i, j] for part in texts[k])))
+        text = together(told)
         known = [some_known(x.shape[1], random, share=0.0 if images else p.known).to(run.device) for x in clips]
         eps = [torch.randn(x.shape, generator=random).to(run.device) for x in clips]
         t = sample_times(n, random, shift=p.shift).to(run.device)
@@ -237,11 +239,27 @@ def train_network(run: SoraRun, cached: list[Cached]) -> tuple[Sora, Tensor]:
                 model.save(run.folder / "so_far.safetensors", {"step": step.step, **run.identity})
             model.train()
 
-    history = run_stage(run, "network", model, optimizers, loss_of_step, steps=p.steps, ema=ema, after_step=preview)
+    history = run_stage(
+        run, "network", model, optimizers, loss_of_step, steps=p.steps, ema=ema, after_step=preview, low=True
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(ema.weights[name])
     return model.eval().requires_grad_(False), history
+
+
+@torch.no_grad()
+def read_all(run: SoraRun, ids: Tensor) -> Text:
+    """All captions (n, captions, words), read once: the reader is frozen. In bfloat16, for memory."""
+    parts = [run.reader.read(part) for part in ids.flatten(0, 1).split(256)]
+    words, keep, whole = (torch.cat(part).unflatten(0, ids.shape[:2]) for part in zip(*parts, strict=True))
+    return Text(words.bfloat16(), keep, whole)
+
+
+def together(texts: Sequence[Text]) -> Text:
+    """Single captions of any length as one batch; what is missing at the end is padding."""
+    words, keep = (pad_sequence([t[part] for t in texts], batch_first=True) for part in (0, 1))
+    return Text(words.float(), keep, torch.stack([t.whole for t in texts]))
 
 
 ROW, ROW_OF_IMAGES = 180, 96  # tokens in a packed row: about four clips, or ten images

@@ -1098,7 +1098,7 @@ UNWINDOW = Exercise(
             "return window(boxes.reshape(-1, f, h, w, boxes.shape[-1]), size).reshape(-1, f, h, w, boxes.shape[-1])",
         ),
         _joined(
-            "The result is float32 whatever came in. Nothing is computed here: keep the dtype.",
+            "The tokens come back as float32 whatever they were in their boxes. They are only moved: keep the dtype.",
             f'return rearrange(boxes, "(b f h w) (wf wh ww) d -> b (f wf) (h wh) (w ww) d", {_SHAPE}).float()',
         ),
     ],
@@ -1268,7 +1268,7 @@ PICTURE_MASK = Exercise(
         ),
         _mask(
             "In a clip each token sees itself and those before it. W.A.L.T generates all frames at once: in a clip "
-            "everybody sees everybody. (Causal is the tokenizer.)",
+            "everybody sees everybody. It is the tokenizer that is causal.",
             _EYE + "causal = torch.ones(n, n, dtype=torch.bool).tril()\n"
             "return torch.where(is_image[:, None, None], eye, causal).repeat_interleave(windows, dim=0)",
         ),
