@@ -4,6 +4,7 @@ from course_lib.viz.animation import save_apng, save_gif, sheet, show_images, sh
 from course_lib.viz.figures import COLOURS, show_figure, style
 from course_lib.viz.picture import Picture
 from course_lib.viz.progress_bar import progress
+from course_lib.viz.share import provenance, share
 from course_lib.viz.widgets import live
 
 __all__ = [
@@ -11,8 +12,10 @@ __all__ = [
     "Picture",
     "live",
     "progress",
+    "provenance",
     "save_apng",
     "save_gif",
+    "share",
     "sheet",
     "show_figure",
     "show_images",

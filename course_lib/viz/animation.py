@@ -153,8 +153,12 @@ def save_gif(
     scale: int | None = None,
     labels: Sequence[str] | None = None,
     columns: int | None = None,
+    comment: str = "",
 ) -> Path:
-    """Writes a clip, or a grid of clips, as a GIF: at most 256 colours, but every program shows it."""
+    """Writes a clip, or a grid of clips, as a GIF: at most 256 colours, but every program shows it.
+
+    ``comment`` goes into the file, where programs can read it.
+    """
     cards = _cards(to_uint8(video), labels, scale, columns, clock=False)
     # One palette for all frames: a palette per frame makes greys flicker.
     strip = np.concatenate([np.asarray(card) for card in cards])
@@ -162,7 +166,8 @@ def save_gif(
     frames = [card.quantize(palette=palette, dither=Image.Dither.NONE) for card in cards]
     buffer = io.BytesIO()
     durations = _durations(len(frames), fps)
-    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=True)
+    options = {"duration": durations, "loop": 0, "optimize": True} | ({"comment": comment.encode()} if comment else {})
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], **options)
     return _write(path, buffer.getvalue())
 
 
