@@ -398,8 +398,16 @@ DIAGONAL_GAUSSIAN = Exercise(
             new="torch.randn((), ",
         ),
         Mistake(
-            "Every call draws the same noise: it comes from a generator that is seeded inside, or it was drawn once, "
-            "when the object was made. Draw anew in `sample`.",
+            "Two calls of `sample` give the same noise: it is drawn in `__init__`. Draw it in `sample`, each time "
+            "anew, and with the generator that is given there.",
+            code=_gaussian(
+                prepare="self.logvar, self.eps = logvar.clamp(-30, 20), torch.randn_like(self.mean)",
+                draw="self.mean + self.std * self.eps",
+            ),
+        ),
+        Mistake(
+            "Every call draws the same noise: it comes from a generator that is seeded inside. Draw it with the "
+            "generator that is given, or with torch's own.",
             old="generator=generator, ",
             new="generator=torch.Generator().manual_seed(0), ",
         ),
