@@ -35,7 +35,7 @@ def columns(pipeline: SoraPipeline, clips: int, kinds: tuple[str, ...], movers: 
     world = pipeline.model.about["settings"]
     canvas = Canvas(*max(world["canvases"]))
     _, frames, height, width = canvas
-    asked = {"directions": world["directions"], "speeds": world["speeds"]}
+    asked = {key: world[key] for key in ("colours", "directions", "speeds")}
 
     def generate(prompts: list[str], random: torch.Generator) -> Tensor:
         parts = [prompts[i : i + 32] for i in range(0, len(prompts), 32)]

@@ -17,6 +17,7 @@ def checkpoint(tmp_path_factory):
     world = {
         "canvases": [[1.0, 9, 32, 32]],
         "movers": [1, 2],
+        "colours": ["white", "red"],
         "directions": ["right", "up"],
         "speeds": ["slow"],
         **{"guidance": 2.0, "sample_steps": 2, "shift": 2.5},

@@ -59,15 +59,22 @@ def known_loss(
 ) -> Float[Tensor, ""]:
     """Flow matching's loss where it is asked for something: the squared error of the velocity on frames not known.
 
-    Known frames enter clean, with time 0, and do not count: their answer is trivial and would dilute the rest. All
-    unknown frames of a clip share one t. Every clip counts alike, however large it is.
+    Every frame has its own time: 0 if it is known, else the t of its clip. The model sees (1 - time) x + time eps, so a
+    known frame enters clean, and it is told the times. What it should answer is the velocity eps - x. Known frames do
+    not count: their answer is trivial and would dilute the rest. The loss of a clip is the mean of the squared errors
+    over all numbers of its unknown frames; the result is the mean over the clips, so that every clip counts alike,
+    however large it is.
+
+    ``mix(x, eps, times)`` of this module mixes a clip (z, f, h, w) with its noise at times (f,). You may use it.
 
     Args:
-        model: called once, as ``model(noisy, times)``, with the lists of all clips.
-        latents: clean, one (z, f, h, w) per clip.
-        known: one (f,) per clip, at least one of them False.
+        model: called once, with all clips, as ``model(noisy, times)``: a list of (z, f, h, w) and a list of (f,). It
+            answers with the list of velocities, each like its clip.
+        latents: clean, one (z, f, h, w) per clip. Clips differ in f, h and w, so they cannot be stacked.
+        known: one (f,) per clip, True where a frame is known; at least one of them is False, often all.
         t: one time per clip.
         eps: like ``latents``, standard normal.
+    Returns: one number, with a gradient for the model.
     """
     times = [torch.where(k, 0.0, ti) for k, ti in zip(known, t, strict=True)]
     noisy = [mix(x, e, ts) for x, e, ts in zip(latents, eps, times, strict=True)]
@@ -79,7 +86,7 @@ def known_loss(
 
 
 class State(NamedTuple):
-    """After a step (1 ... steps): the time reached, the latents so far, the clean ones that the velocity implies."""
+    """After a step: its number (1, 2, ...), the time reached, the latents there, the clean ones the velocity implies."""
 
     step: int
     t: float
@@ -100,16 +107,32 @@ def sample_known(
 ) -> Iterator[State]:
     """Walk the unknown frames from noise to data beside the known ones, yielding after every step.
 
+    The times are ``time_grid(steps, shift)`` of ``course_lib.diffusion.flow``: from 1 down to 0. A walk that begins
+    later starts at exactly ``begin`` and goes on with those times of the grid that are below it, fewer steps than
+    ``steps``. A step from t to t' < t:
+
+    1. The model is asked for the velocity v, with x of all clips and one time for each of their frames: 0 for a known
+       frame, t for the others.
+    2. Euler: x' = x + (t' - t) v. Heun: the model is asked a second time, about that x' at the times 0 and t', and
+       x' = x + (t' - t) (v + v2) / 2; not in the step to t' = 0, which is Euler's.
+    3. ``yield State(number of the step from 1, t', x', x - t v)``, with ``State`` of this module. The last of these is
+       the clean clip that the first velocity of the step implies.
+
+    The frames known are put back, clean, wherever latents leave a line of the above: in what the model is asked about,
+    both times, the noise at the beginning included, and in both latents of a ``State``.
+
     Args:
-        model: as in ``known_loss``; guidance is its own business, see ``guided``.
-        noise: what to start from, one (z, f, h, w) per clip.
-        known: one (f,) per clip; None knows nothing.
-        values: latents of which the known frames are taken; at the end they are in the result bit for bit.
+        model: as in ``known_loss``, ``model(latents, times)`` with the lists of all clips, times (f,) for each;
+            guidance is its own business, see ``guided``.
+        noise: what to start from, one (z, f, h, w) per clip. It is not overwritten, nor is what was yielded.
+        known: one (f,) per clip, True where a frame is known; None knows nothing.
+        values: latents of which the known frames are taken, clean, one (z, f, h, w) per clip; at the end they are in
+            the result bit for bit. None takes them from ``noise`` as it is.
         steps, shift: of the grid of times.
         method: "euler", or "heun", which asks twice a step.
         begin: the time to start from, for edits: ``noise`` is then a clip mixed with noise to this time (SDEdit).
-    Raises: ValueError for an unknown method, or a ``begin`` outside (0, 1].
-    Source: Meng et al. 2022 (SDEdit), for starting in the middle.
+    Raises: ValueError for an unknown method, a ``begin`` outside (0, 1], or fewer than one step.
+    Source: Meng et al. 2022 (SDEdit), for starting in the middle; Karras et al. 2022 (EDM), algorithm 1, for Heun.
     """
     if method not in ("euler", "heun"):
         raise ValueError(f"method={method!r} is unknown; choose euler or heun")

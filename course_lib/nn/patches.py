@@ -20,11 +20,18 @@ def patch_grid(size: Size3, patch: Size3) -> Size3:
 def patchify(video: Shaped[Tensor, "b c frames height width"], patch: Size3) -> Shaped[Tensor, "b n d"]:
     """Cut a video into non-overlapping spacetime patches, one token each.
 
+    Patches are numbered as one reads a book: a frame of the grid is a page, so along the first row of the first frame,
+    then its second row, ..., then the next frame. Time is slowest, width fastest. Within a token the numbers are
+    ordered likewise: frame by frame of the patch, in each row by row, all channels of a pixel together.
+
+    ``patch_grid(size, patch)`` of ``course_lib.nn.patches`` takes frames, height and width, refuses what does not fit,
+    and counts the patches along each. You may use it.
+
     Args:
-        video: (b, c, frames, height, width), any values.
-        patch: frames, height and width of one patch. ``(1, p, p)`` is the patch of an image transformer.
-    Returns: (b, n, d) with n = f h w patches, time slowest and width fastest, and d = pf ph pw c numbers per token.
-    Raises: ValueError if the video is no whole number of patches.
+        video: (b, c, frames, height, width), any values of any dtype, perhaps uint8 from a file. No value changes.
+        patch: frames, height and width of one patch, (pf, ph, pw). ``(1, p, p)`` is that of an image transformer.
+    Returns: (b, n, d) with n = (frames / pf) (height / ph) (width / pw) and d = pf ph pw c, of the video's dtype.
+    Raises: ValueError if frames, height or width is no multiple of the patch's, or if an edge of the patch is below 1.
     Source: OpenAI 2024, "Video generation models as world simulators", "Spacetime latent patches"; Arnab et al. 2021
     (ViViT), section 3.2, tubelet embedding.
     """
@@ -36,11 +43,13 @@ def unpatchify(tokens: Shaped[Tensor, "b n d"], grid: Size3, patch: Size3) -> Sh
     """Put spacetime patches back into a video: the exact inverse of ``patchify``.
 
     Args:
-        tokens: (b, n, d), n = product of ``grid``, d = product of ``patch`` times the channels.
-        grid: number of patches along frames, height and width.
-        patch: frames, height and width of one patch.
-    Returns: (b, c, frames, height, width).
-    Raises: ValueError if n or d does not match.
+        tokens: (b, n, d), one patch each, time slowest and width fastest: along the first row of the first frame of the
+            grid, then its second row, ..., then the next frame. Within a token likewise: frame by frame of the patch,
+            in each row by row, all channels of a pixel together. Any values of any dtype; none changes.
+        grid: number of patches along frames, height and width, (f, h, w).
+        patch: frames, height and width of one patch, (pf, ph, pw).
+    Returns: (b, c, f pf, h ph, w pw) with c = d / (pf ph pw), of the tokens' dtype.
+    Raises: ValueError if n is not f h w, or if d is no multiple of pf ph pw.
     """
     (f, h, w), (pf, ph, pw) = grid, patch
     if tokens.shape[1] != f * h * w:

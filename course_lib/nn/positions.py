@@ -74,12 +74,18 @@ def rotary_angles(
 ) -> Float[Tensor, "*b n half"]:
     """Angles by which rotary positions turn each pair of channels: ``pairs[a]`` of the pairs belong to axis a.
 
-    The first pair of an axis turns by one radian per step, the last by a little more than 1 / ``longest``.
+    A token at position p along an axis that owns m pairs turns pair i of them, i = 0 ... m - 1, by the angle
+    p longest^(-i / m). So every axis has the whole range of speeds for itself: its first pair turns by one radian per
+    step, its last by a little more than 1 / ``longest``. The columns are the m angles of the first axis, then those of
+    the second, and so on. An axis with 0 pairs has no columns.
 
     Args:
-        positions: (..., n, axes), the place of each token, in patches; any real numbers.
-        pairs: how many pairs of channels each axis gets; together they are half of a head's channels.
-    Returns: (..., n, half) in radians, the pairs of the first axis first.
+        positions: (..., n, axes), the place of each token, in patches; any real numbers, also fractions and below 0.
+            There may be any number of axes before n, or none.
+        pairs: how many pairs of channels each axis gets, one number per axis; together they are half of a head's
+            channels.
+    Returns: (..., n, half) with half = sum(pairs), in radians, not wrapped at a full turn. It is computed in float32
+        and stays float32, whatever floats the positions are.
     Source: Su et al. 2021 (RoFormer), section 3.2.2; one range of channels for each axis.
     """
     turned = []

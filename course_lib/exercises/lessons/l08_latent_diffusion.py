@@ -26,21 +26,29 @@ def _read_small(cls, params: Tensor) -> dict:
     return _read(cls, params) | {"log(std)": cls(params).std.log()}
 
 
-def _noise(cls, params: Tensor, draws: int = 1) -> Tensor:
+def _noise(cls, params: Tensor, draws: int = 1, generator: torch.Generator | None = None) -> Tensor:
     """The standard normal noise inside samples, (draws, b, c, ...): what is left without mean and deviation."""
     c = params.shape[1] // 2
     mean, std = params[:, :c], (0.5 * params[:, c:]).exp()
     q = cls(params)
-    return torch.stack([(q.sample().detach() - mean) / std for _ in range(draws)])
+    return torch.stack([(_sample(q, generator).detach() - mean) / std for _ in range(draws)])
 
 
-def _draw(cls, params: Tensor) -> dict:
+def _sample(q, generator: torch.Generator | None) -> Tensor:
+    return q.sample() if generator is None else q.sample(generator)
+
+
+def _draw_with_a_generator(cls, params: Tensor) -> dict:
+    return _draw(cls, params, torch.Generator().manual_seed(8))
+
+
+def _draw(cls, params: Tensor, generator: torch.Generator | None = None) -> dict:
     """What can be said about samples whatever the order in which their noise is drawn."""
     with torch.no_grad():
         q = cls(params)
         before = q.mean.clone(), q.std.clone()
-        sample = q.sample()
-        noise = _noise(cls, params, 64)
+        sample = _sample(q, generator)
+        noise = _noise(cls, params, 64, generator)
         kept = [torch.equal(a, b) for a, b in zip(before, (q.mean, q.std), strict=True)]
         return {
             "shape of a sample": str(tuple(sample.shape)),
@@ -97,12 +105,16 @@ def _follow_generator(cls, params: Tensor) -> dict:
         }
 
 
-def _gradient_of_a_sample(cls, params: Tensor) -> dict:
+def _gradient_with_a_generator(cls, params: Tensor) -> dict:
+    return _gradient_of_a_sample(cls, params, torch.Generator().manual_seed(8))
+
+
+def _gradient_of_a_sample(cls, params: Tensor, generator: torch.Generator | None = None) -> dict:
     """Of the sum of a sample: 1 for each mean, half of what the noise added for each logvar."""
     with torch.enable_grad():
         leaf = params.detach().clone().requires_grad_(True)
         q = cls(leaf)
-        z = q.sample()
+        z = _sample(q, generator)
         if not z.requires_grad:
             return {"gradient": "a sample has none"}
         z.sum().backward()
@@ -120,6 +132,7 @@ def _dtypes(cls, params: Tensor) -> dict:
     q = cls(params)
     every = {"mean": q.mean, "logvar": q.logvar, "std": q.std}
     every |= {"sample()": q.sample(), "mode()": q.mode(), "kl()": q.kl()}
+    every |= {"sample(generator)": q.sample(torch.Generator().manual_seed(1))}
     return {f"dtype of {name}": str(value.dtype) for name, value in every.items()}
 
 
@@ -176,6 +189,8 @@ DIAGONAL_GAUSSIAN = Exercise(
         Case("samples", lambda g: _outputs(g, 3, 10, 5, 7), call=_draw),
         Case("samples from a generator", lambda g: _outputs(g, 3, 10, 5, 7), call=_follow_generator),
         Case("the gradient through a sample", lambda g: _outputs(g, 3, 10, 5, 7), call=_gradient_of_a_sample),
+        Case("noise from a generator", lambda g: _outputs(g, 3, 10, 5, 7), call=_draw_with_a_generator),
+        Case("the gradient with a generator", lambda g: _outputs(g, 3, 10, 5, 7), call=_gradient_with_a_generator),
         Case("videos", lambda g: _outputs(g, 2, 6, 3, 5, 7), call=_read),
         Case("no further axes", lambda g: _outputs(g, 5, 6), call=_read),
         Case(
@@ -765,6 +780,10 @@ FIT_LATENT_STATS = Exercise(
         Case("channels that hardly change", _hardly_changing, call=_stats),
         Case("channels far from 0", _far_from_zero, call=_stats),
         Case("two numbers per channel", lambda g: _uneven(g, 2, 3), call=_stats),
+        Case("each sample is constant", lambda g: dict(z=randn(g, 3, 2, 1).expand(3, 2, 4).clone()), call=_stats),
+        Case("one picture three times", lambda g: dict(z=randn(g, 1, 2, 5).expand(3, 2, 5).clone()), call=_stats),
+        Case("it ends as it began", lambda g: dict(z=torch.tensor([[[1.0, 2, 0, 1], [3, 3, 3, 3]]])), call=_stats),
+        Case("no sample", lambda g: dict(z=torch.zeros(0, 3, 4)), call=_stats),
         Case("a single channel", lambda g: _uneven(g, 5, 1, 4, 7), call=_stats),
         Case("one number per channel", lambda g: _uneven(g, 1, 3), call=_stats),
         Case("one number per channel, in pictures of one place", lambda g: _uneven(g, 1, 3, 1, 1), call=_stats),
@@ -1086,7 +1105,7 @@ FIT_LATENT_STATS = Exercise(
             """
             def fit_latent_stats(z):
                 rows = torch.swapaxes(z.data, 0, 1).flatten(start_dim=1)
-                if rows.size(1) == 1:
+                if rows.size(1) <= 1:
                     raise ValueError("one number has no spread")
                 first = rows[:, :1]
                 std, mean = torch.std_mean(rows - first, dim=-1)
@@ -1240,6 +1259,7 @@ CROSS_ATTENTION = Exercise(
         Case("padding with millions", lambda g: _long_words(g, 3e6), init=_INIT),
         Case("scores in the hundreds", _loud_places, init=_INIT),
         Case("a word of zeros that may be read", _silent_word, init=_INIT),
+        Case("a word of zeros, and no mask", lambda g: _silent_word(g) | dict(keep=None), init=_INIT),
         Case("a caption of padding alone", lambda g: _tokens(g, 3, 5, 7, 12, 8, keep="empty"), init=_INIT),
         Case("both widths are 12", lambda g: _tokens(g, 2, 5, 7, 12, 12, keep="some"), init=_SQUARE),
         Case("as many words as places", lambda g: _tokens(g, 3, 7, 7, 12, 12, keep="some"), init=_SQUARE),
@@ -1881,10 +1901,18 @@ def _ends(g: torch.Generator) -> dict:
     return inputs | {"t": torch.tensor([0, 49, 0, 49]), "dropped": torch.tensor([True, True, False, False])}
 
 
+def _as_many(g: torch.Generator) -> dict:
+    """Three captions, cut to three words."""
+    inputs = _batch(g, 3, "some")
+    return inputs | {"tokens": inputs["tokens"][:, :3]}
+
+
 def _nothing_is_drawn(f) -> bool:
     inputs = _batch(torch.Generator().manual_seed(0), 5, "some")
     torch.manual_seed(0)
-    return len({float(f(model=_Toy(), **inputs)) for _ in range(10)}) == 1
+    before = torch.get_rng_state()
+    equal = len({float(f(model=_Toy(), **inputs)) for _ in range(10)}) == 1
+    return equal and torch.equal(torch.get_rng_state(), before)
 
 
 _LOSS = "F.mse_loss(model(zt, t, tokens), eps)"
@@ -1902,6 +1930,7 @@ LATENT_LOSS = Exercise(
         Case("a batch of one that keeps its caption", lambda g: _batch(g, 1, "none"), call=_step),
         Case("a batch of one that loses it", lambda g: _batch(g, 1, "some"), call=_step),
         Case("more padding", lambda g: _batch(g, 5, "some", n=17), call=_step),
+        Case("as many captions as words", lambda g: _as_many(g), call=_step),
         Case("channels, rows, columns and batch are 4", lambda g: _batch(g, 4, "some", shape=(4, 4, 4)), call=_step),
         Case("as many samples as columns", lambda g: _batch(g, 5, "some", shape=(3, 4, 5)), call=_step),
         Case("the first and the last step", _ends, call=_step),
