@@ -78,7 +78,10 @@ class SoraPreset:
     image_batch: int = 128
     batch: int = 32
     known: float = 0.25  # share of clips of which some frames are known
-    shift: float = 2.5  # of the times towards noise
+    # Of the times towards noise. Latents of many channels show what they are through a lot of noise: an ideal denoiser
+    # over 5,000 latents of digits gains from knowing which digit it is at t > 0.9 only. With a shift of 2.5, one time
+    # in twenty is above 0.93, and after 1,500 steps the digit in the caption made no difference; with 8, one in three.
+    shift: float = 8.0
     drop: float = 0.1  # share of captions replaced by the empty one, for guidance
     muon_lr: float = 0.01
     adamw_lr: float = 1.5e-3
