@@ -460,6 +460,7 @@ CAUSAL_UP = Exercise(
         Case("many sizes are 4", _grouped(4, 4, 4, 4, 4, 2)),
         Case("double precision", _grouped(2, 6, 3, 5, 4, 2, torch.float64)),
         Case("7 channels do not make groups of 3", _grouped(2, 7, 4, 5, 3, 3)),
+        Case("a picture of 7 channels, and groups of 3", _grouped(2, 7, 1, 5, 3, 3)),
         Case("fewer channels than r", _grouped(2, 3, 4, 5, 3, 6)),
         Case("r = 0", _grouped(2, 6, 4, 5, 3, 0)),
         Case("r = -2", _grouped(2, 6, 4, 5, 3, -2)),
@@ -699,6 +700,29 @@ def _numbered(f: Callable, size: tuple) -> Tensor:
     return f(torch.arange(2 * 4 * 6 * 6).view(2, 4, 6, 6, 1), size)
 
 
+def _exact(*shape: int) -> list[Tensor]:
+    """Numbers that no detour through float32 or float64 survives."""
+    count = torch.arange(torch.Size(shape).numel())
+    return [count.double().add(0.1).cos().view(shape), (2**53 + 1 + count).view(shape)]
+
+
+def _same_numbers(call: Callable, x: Tensor) -> bool:
+    try:
+        return torch.equal(call(x).flatten().sort().values, x.flatten().sort().values)
+    except RuntimeError:  # a view of what does not lie in memory like that
+        return False
+
+
+def _leaves_numbers_alone(f: Callable) -> bool:
+    """Also where the grid's axes are exchanged in memory."""
+    exchanged = [y.transpose(1, 3).contiguous().transpose(1, 3) for y in _exact(2, 4, 6, 4, 3)]
+    return all(_same_numbers(lambda y: f(y, (2, 3, 2)), y) for y in [*_exact(2, 4, 6, 4, 3), *exchanged])
+
+
+def _puts_numbers_back(f: Callable) -> bool:
+    return all(_same_numbers(lambda y: f(y, (2, 3, 2), (4, 6, 4)), y) for y in _exact(16, 12, 3))
+
+
 def _has_each_once(f: Callable) -> bool:
     return _numbered(f, (2, 3, 2)).flatten().sort().values.tolist() == list(range(288))
 
@@ -737,6 +761,11 @@ WINDOW = Exercise(
     properties=[
         Property("Every token must lie in exactly one box.", _has_each_once),
         Property("A box must be solid: tokens of one sample, neighbours along all three axes.", _is_solid),
+        Property(
+            "Only the order may change, no number: nothing is rounded through another dtype, and a grid may lie in "
+            "memory in any order of its axes (so `reshape` or `rearrange`, not `view`).",
+            _leaves_numbers_alone,
+        ),
     ],
     mistakes=[
         _cut(
@@ -1018,7 +1047,10 @@ UNWINDOW = Exercise(
         Case("whole numbers", _cut_up(2, (2, 6, 4), 3, (1, 3, 2), torch.int64)),
         Case("double precision", _cut_up(2, (2, 6, 4), 3, (2, 3, 2), torch.float64)),
     ],
-    properties=[Property("unwindow(window(x, size), size, grid) must be x, exactly.", _is_inverse)],
+    properties=[
+        Property("unwindow(window(x, size), size, grid) must be x, exactly.", _is_inverse),
+        Property("Only the order may change, no number: nothing is rounded through another dtype.", _puts_numbers_back),
+    ],
     mistakes=[
         _joined(
             "A reshape alone puts the boxes one behind the other, as if each were a run of one row. Split both axes, "
