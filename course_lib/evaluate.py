@@ -1,6 +1,6 @@
-"""Measure the generator that comes with the course, or another one: ``make evaluate``.
+"""Measure a generator that ``train_sora`` made: ``make evaluate CHECKPOINT=outputs/.../sora.safetensors``.
 
-python -m course_lib.evaluate --clips 2048
+python -m course_lib.evaluate --clips 2048 --checkpoint outputs/.../sora.safetensors
 """
 
 import argparse

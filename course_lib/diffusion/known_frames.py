@@ -86,7 +86,7 @@ def known_loss(
 
 
 class State(NamedTuple):
-    """After a step: its number (1, 2, ...), the time reached, the latents there, the clean ones the velocity implies."""
+    """After a step: its number from 1, the time reached, the latents there, the clean ones the velocity implies."""
 
     step: int
     t: float
@@ -107,9 +107,9 @@ def sample_known(
 ) -> Iterator[State]:
     """Walk the unknown frames from noise to data beside the known ones, yielding after every step.
 
-    The times are ``time_grid(steps, shift)`` of ``course_lib.diffusion.flow``: from 1 down to 0. A walk that begins
-    later starts at exactly ``begin`` and goes on with those times of the grid that are below it, fewer steps than
-    ``steps``. A step from t to t' < t:
+    The times are ``time_grid(steps, shift)`` of ``course_lib.diffusion.flow``: ``steps`` + 1 of them, from exactly 1
+    down to exactly 0. The walk starts at exactly ``begin`` and goes on with those times of the grid that are below it;
+    where ``begin`` is below 1 there are fewer steps. A step from t to t' < t:
 
     1. The model is asked for the velocity v, with x of all clips and one time for each of their frames: 0 for a known
        frame, t for the others.
@@ -118,8 +118,9 @@ def sample_known(
     3. ``yield State(number of the step from 1, t', x', x - t v)``, with ``State`` of this module. The last of these is
        the clean clip that the first velocity of the step implies.
 
-    The frames known are put back, clean, wherever latents leave a line of the above: in what the model is asked about,
-    both times, the noise at the beginning included, and in both latents of a ``State``.
+    Everywhere in this, known frames are those of ``values``, clean: in all latents that the model is asked about, from
+    the very first on and for Heun's second question too, and in both latents of a ``State``. The model's velocity on
+    them is not zero, and does not matter. A step is made when its state is asked for: who looks on may stop.
 
     Args:
         model: as in ``known_loss``, ``model(latents, times)`` with the lists of all clips, times (f,) for each;

@@ -194,6 +194,7 @@ _ADVICE = {
     "modified by an inplace operation": "Autograd needs a tensor that was changed in place: make a new one instead.",
     "Can't call numpy() on Tensor that requires grad": "NumPy knows no gradients: stay with torch's functions.",
     "'NoneType' object is not": "Something here may be None; ask `if … is not None` first.",
+    "and 'NoneType'": "Something here may be None; ask `if … is not None` first.",
     "unsupported operand type(s) for ~": "Something here may be None; ask `if … is not None` first.",
     "only implemented on integer and Boolean": "Only a boolean mask can be inverted by `~`: `.bool()` makes it one.",
     "The shape of the mask": "Indexing with a mask does not broadcast it; `masked_fill` and `torch.where` do.",

@@ -205,7 +205,8 @@ def _leaves(value: Any, name: str = "the output") -> Iterator[tuple[str, Any]]:
             yield from _leaves(item, f"{base}[{i}]")
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _leaves(item, f"{base}[{key!r}]")
+            in_words = name == "the output" and isinstance(key, str) and " " in key  # the report of a case's protocol
+            yield from _leaves(item, key if in_words else f"{base}[{key!r}]")
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for f in dataclasses.fields(value):
             yield from _leaves(getattr(value, f.name), f"{base}.{f.name}")

@@ -66,7 +66,7 @@ class DiTBlock(nn.Module):
         d: width of the tokens.
         heads: number of attention heads.
         d_ff: hidden width of the MLP.
-        attention: makes the attention, called as ``attention(d, heads)`` and then as ``attention(x)``.
+        attention: makes the attention, called without keywords: ``attention(d, heads)``, and then ``attention(x)``.
         bias: whether the two layers of the MLP have a bias.
     Source: Peebles and Xie 2023, section 3.2, "adaLN-Zero block", figure 3.
     """
@@ -90,14 +90,15 @@ class DiTBlock(nn.Module):
         1. reads the tokens through its norm (``norm1`` or ``norm2``, with their eps of 1e-6: a token of zeros is
            normalised to zeros), multiplied by *1 + scale*, plus shift;
         2. is multiplied by its gate, and then added to the tokens as they came in. The gate acts on what the part
-           says, not on the tokens: with all gates 0 the block returns x.
+           says, not on the tokens: with all gates 0 the block returns x. Even then every part is called and
+           multiplied, or no gradient would reach the gates.
 
-        Initial weights are not set here; ``initialise_dit`` does that.
+        Initial weights are not set here; ``initialise_dit`` does that. Train and eval mode are the same.
 
         Args:
             x: (b, n, d), the tokens; left as they are. The MLP reads the tokens with the attention added.
             condition: (b, d).
-        Returns: (b, n, d), computed in the dtype of x and of the weights.
+        Returns: (b, n, d), computed in the dtype of x and of the weights: float32 or float64.
         """
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=-1)
         x = x + gate1.unsqueeze(1) * self.attention(modulate(self.norm1(x), shift1, scale1))
@@ -284,7 +285,8 @@ def forward_with_cfg(
     r"""Classifier-free guidance as DiT's samplers call it: a batch of two halves goes in, and comes out.
 
     The first half of ``labels`` says what is wanted, the second half holds the null label. Both halves must ask about
-    the *same* noisy data, so the first half of ``xt`` is used for both, and the second half of xt is not looked at.
+    the *same* noisy data, so the first half of ``xt`` is used for both, in its own dtype, and the second half of xt is
+    not looked at.
     ``t`` and ``labels`` are handed on as they are. The model is called exactly once.
 
     The model returns ``c`` channels, or ``2c``: a prediction, and then a variance. The first c channels, all of them,

@@ -29,7 +29,7 @@ def timestep_embedding(t: Float[Tensor, " b"] | Int[Tensor, " b"], dim: int) -> 
     (a t beyond 0 ... 1000, also a negative one, follows the same formula).
 
     Args:
-        t: (b,) times, in floating point or integer of any width, such as int32 or float16; b >= 1.
+        t: (b,) times, in floating point or integer of any width, such as int32, float16 or bfloat16; b >= 1.
         dim: even, at least 2.
     Returns: (b, dim) in float32, in [-1, 1], on the device of t. Angles and frequencies are computed in float32 or
         better, whatever t is. Gradients with respect to t are not asked for.

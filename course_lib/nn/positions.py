@@ -43,7 +43,7 @@ def sincos_2d(grid: tuple[int, int], dim: int) -> Float[Tensor, "n dim"]:
         grid: how many patches stand above each other and side by side, (h, w).
         dim: a multiple of 4, at least 4.
     Returns: (h w, dim) in float32, in [-1, 1]. It is a constant, no gradient is asked of it: a plain tensor (an
-        ``nn.Parameter`` with ``requires_grad=False`` counts as one).
+        ``nn.Parameter`` with ``requires_grad=False`` counts as one). Each call makes a new one.
     Raises: ValueError if dim is no multiple of 4, or below 4.
     Source: Peebles and Xie 2023 (DiT), section 3.2, "sine-cosine version", and the paper's code.
     """
