@@ -84,3 +84,16 @@ def test_a_few_steps_lower_the_loss():
     digits = [load_digits("embedded", "train")]
     losses = [step.loss for step in train_tokenizer.train_tokenizer(model, digits, steps=12)]
     assert sum(losses[-4:]) < 0.7 * sum(losses[:4])
+
+
+def test_the_decoder_practises_on_disturbed_latents():
+    class Open(VideoTokenizer):
+        posterior = staticmethod(lambda video: (torch.zeros(video.shape), torch.full(video.shape, -20.0)))
+        decode = staticmethod(lambda latents: latents)
+
+    video, weights = torch.zeros(2000, 3, 2, 1, 1), {"ink": 1.0, "kl": 0.0, "slow": 0.0}
+    still, shaken = (
+        tokenizer_loss(Open(SMALL), video, torch.Generator().manual_seed(0), shake=shake, **weights)
+        for shake in (0, 0.6)
+    )
+    assert still < 1e-6 and abs(shaken / (0.6**2 / 3) - 1) < 0.1  # deviations are spread evenly from 0 to 0.6
