@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m course_lib.evaluate", description=main.__doc__)
     parser.add_argument("--clips", type=int, default=2048, help="of each kind")
     parser.add_argument("--digits", default="embedded", help="handwriting of the real clips: embedded, mnist or both")
-    parser.add_argument("--checkpoint", type=Path, help="by default the one that comes with the course")
+    parser.add_argument("--checkpoint", type=Path, help="by default data/checkpoints/sora.safetensors")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     options = parser.parse_args(arguments)
     try:

@@ -304,7 +304,7 @@ class Sora(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, path: Path | str | None = None) -> "Sora":
-        """The one that comes with the course, or another one that ``save`` wrote; ``about`` says how it was made.
+        """What ``save`` wrote, by default to data/checkpoints/sora.safetensors; ``about`` says how it was made.
 
         Raises: ValueError if the file is none.
         """

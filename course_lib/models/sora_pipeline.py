@@ -53,7 +53,7 @@ class SoraPipeline:
 
     @classmethod
     def from_checkpoint(cls, path: Path | str | None = None) -> "SoraPipeline":
-        """The generator that comes with the course, or another one, with its own settings for sampling."""
+        """A generator that was saved (see ``Sora.from_checkpoint``), with its own settings for sampling."""
         model = Sora.from_checkpoint(path)
         how = model.about.get("settings", {})
         given = {"guidance": "guidance", "steps": "sample_steps", "shift": "shift"}

@@ -62,9 +62,8 @@ def fused_attention(
     """
     if k.shape[-2] != v.shape[-2]:
         raise ValueError(f"{k.shape[-2]} keys and {v.shape[-2]} values: every key needs a value of its own")
-    if q.device.type == "cpu" and torch.is_autocast_enabled(
-        "cpu"
-    ):  # there its backward in bfloat16 is ten times slower
+    # Under autocast on a CPU: in float32, since the kernel's backward in bfloat16 takes ten times as long there.
+    if q.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         with torch.autocast("cpu", enabled=False):
             return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=keep), None
     return F.scaled_dot_product_attention(q, k, v, attn_mask=keep), None

@@ -79,8 +79,9 @@ class SoraPreset:
     batch: int = 32
     known: float = 0.25  # share of clips of which some frames are known
     # Of the times towards noise. Latents of many channels show what they are through a lot of noise: an ideal denoiser
-    # over 5,000 latents of digits gains from knowing which digit it is at t > 0.9 only. With a shift of 2.5, one time
-    # in twenty is above 0.93, and after 1,500 steps the digit in the caption made no difference; with 8, one in three.
+    # over 5,000 latents of digits gains little from knowing which digit it is below t = 0.9. With a shift of 2.5, one
+    # time in twenty is above 0.93, and after 1,575 steps of "laptop" the digit in the caption made no difference; with
+    # 8, three in ten.
     shift: float = 8.0
     drop: float = 0.1  # share of captions replaced by the empty one, for guidance
     muon_lr: float = 0.01
@@ -113,7 +114,7 @@ def _shapes(square: float) -> tuple[Canvas, ...]:
 _MANY = {"canvases": _shapes(0.6), "movers": (1, 2), "colours": tuple(COLOURS)}
 PRESETS = {
     "tiny": SoraPreset(_shapes(0.8)),
-    # After 1,900 steps of this world colours, places and directions followed the caption; which digit it is did not.
+    # After 1,575 steps of it, with a shift of 2.5, colours followed the caption; which digit it is did not.
     "laptop": SoraPreset(**_MANY, clips=8192, steps=7000),
     "gpu": SoraPreset(**_MANY, clips=65_536, d=384, depth=12, heads=12, steps=20_000, batch=128),
     # for tests: every stage in seconds, nothing worth looking at
@@ -201,7 +202,7 @@ def wordings(scene: Scene, p: SoraPreset, random: torch.Generator) -> list[str]:
 def train_network(run: SoraRun, cached: list[Cached]) -> tuple[Sora, Tensor]:
     """Stage 2: flow matching, first on single latent frames ("images"), then on whole clips, some frames of them known.
 
-    What a digit looks like is learned on the first, at a fifth of the price; how it moves, on the second.
+    A single latent frame has a fifth of a clip's tokens, and shows what a digit looks like; a clip shows how it moves.
     """
     p = run.preset
     torch.manual_seed(run.seed * 8 + INITIAL)
