@@ -28,7 +28,7 @@ SHAPES = (  # (share, clips, frames, height, width): as many latents in every ba
     (0.1, 20, 9, 48, 48),
     (0.1, 48, 1, 48, 48),
 )
-INK, KL, SLOW, SHAKE = 5.0, 1e-3, 0.02, 0.1
+INK, KL, SHAKE = 5.0, 1e-3, 0.1
 
 
 def training_clips(digits: list[Digits], random: torch.Generator) -> Tensor:
@@ -51,7 +51,7 @@ def train_tokenizer(
 
     def loss_of_step(step: int) -> Tensor:
         random = seeded(seed, step)
-        return tokenizer_loss(model, training_clips(digits, random), random, ink=INK, kl=KL, slow=SLOW, shake=SHAKE)
+        return tokenizer_loss(model, training_clips(digits, random), random, ink=INK, kl=KL, shake=SHAKE)
 
     inner = [model.encoder[2:-1], model.decoder[:-2]]
     optimizers = muon_and_adamw(model, inner, muon_lr=0.01, adamw_lr=1e-3)
@@ -61,13 +61,33 @@ def train_tokenizer(
 
 
 @torch.no_grad()
-def fit(model: VideoTokenizer, digits: list[Digits], seed: int = 2) -> None:
-    """Measure mean and spread of the latents of 128 clips, and keep them for whitening."""
+def raw_latents(model: VideoTokenizer, digits: list[Digits], seed: int = 2) -> Tensor:
+    """Raw latents (n, z, f, h, w) of 128 clips."""
     random = seeded(seed, 0)
     scenes = [sample_scenes(64, random, movers=(1, 2), frames=17, height=48, width=48, colour=True) for _ in digits]
     video = torch.cat([render_scenes(s, d, random, channels=3) for s, d in zip(scenes, digits, strict=True)])
-    latents = torch.cat([model.posterior(part)[0] for part in video.split(16)])
+    return torch.cat([model.posterior(part)[0] for part in video.split(16)])
+
+
+def fit(model: VideoTokenizer, digits: list[Digits]) -> None:
+    """Measure mean and spread of the latents, and keep them for whitening."""
+    latents = raw_latents(model, digits)
     model.fit_whitening(latents.mean(dim=(0, 2, 3, 4)), latents.std(dim=(0, 2, 3, 4)))
+
+
+@torch.no_grad()
+def drop_loudest(model: VideoTokenizer, digits: list[Digits]) -> float:
+    """Silence the direction of the latents, a mixture of channels, in which they vary most; in place.
+
+    Returns: the share of all variance that lay there. If it is near 1, most of what a generator would learn to make is
+    one pattern, whether the decoder looks at it or not.
+    """
+    vectors = raw_latents(model, digits).movedim(1, -1).flatten(0, -2)
+    values, directions = torch.linalg.eigh(torch.cov(vectors.T))
+    u, last, z = directions[:, -1], model.encoder[-1], len(values)
+    last.weight[:z] -= torch.einsum("i,j,j...->i...", u, u, last.weight[:z])
+    last.bias[:z] -= u * (u @ (last.bias[:z] - vectors.mean(dim=0)))
+    return (values[-1] / values.sum()).item()
 
 
 @torch.no_grad()
@@ -102,6 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=7000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", type=Path, help="go on from these weights, with a learning rate that falls at once")
+    parser.add_argument("--drop-loudest", action="store_true", help="first silence the direction that varies most")
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="change values of TokenizerConfig")
     parser.add_argument("--out", type=Path, default=checkpoints_dir() / "video_tokenizer.safetensors")
     options = parser.parse_args(arguments)
@@ -117,6 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
     model = VideoTokenizer(config)
     if options.start:
         model = VideoTokenizer.from_checkpoint(options.start).train().requires_grad_(True)
+    if options.drop_loudest:
+        print(f"silenced the direction with {drop_loudest(model, digits):.1%} of the latents' variance", flush=True)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M weights", flush=True)
     ema = EMA(model, 0.995)
     about = {"steps": options.steps, "seed": options.seed, "digits": list(kinds)}

@@ -67,7 +67,7 @@ def test_the_loss_is_zero_only_without_any_error():
         decode = staticmethod(lambda latents: torch.full((2, 1, 5, 8, 8), 0.25))
 
     constant, video = Constant(SMALL), torch.full((2, 1, 5, 8, 8), 0.25)
-    weights = {"ink": 5.0, "kl": 1.0, "slow": 0.0}
+    weights = {"ink": 5.0, "kl": 1.0}
     assert tokenizer_loss(constant, video, torch.Generator(), **weights) == 0
     wrong = tokenizer_loss(constant, video + 0.5, torch.Generator(), **weights)
     torch.testing.assert_close(wrong, torch.tensor(5 * 0.25))  # bright pixels count five times
@@ -91,9 +91,36 @@ def test_the_decoder_practises_on_disturbed_latents():
         posterior = staticmethod(lambda video: (torch.zeros(video.shape), torch.full(video.shape, -20.0)))
         decode = staticmethod(lambda latents: latents)
 
-    video, weights = torch.zeros(2000, 3, 2, 1, 1), {"ink": 1.0, "kl": 0.0, "slow": 0.0}
+    video, weights = torch.zeros(2000, 3, 2, 1, 1), {"ink": 1.0, "kl": 0.0}
     still, shaken = (
         tokenizer_loss(Open(SMALL), video, torch.Generator().manual_seed(0), shake=shake, **weights)
         for shake in (0, 0.6)
     )
     assert still < 1e-6 and abs(shaken / (0.6**2 / 3) - 1) < 0.1  # deviations are spread evenly from 0 to 0.6
+
+
+def test_the_loudest_direction_of_the_latents_is_silenced():
+    from course_lib.data.digits import load_digits
+    from course_lib.training.train_tokenizer import drop_loudest, raw_latents
+
+    torch.manual_seed(0)
+    model = VideoTokenizer(TokenizerConfig(latent_channels=4, width=8, width_mid=10, width_low=12, blocks=1))
+    model.requires_grad_(False)
+    digits = [load_digits("embedded", "train")]
+    u = torch.tensor([0.5, -0.5, 0.5, 0.5])
+    last = model.encoder[-1]
+    last.weight[:4] += torch.einsum("i,j->ij", u, 3 * torch.randn(12))[..., None, None, None]
+
+    def variances():
+        vectors = raw_latents(model, digits).movedim(1, -1).flatten(0, -2)
+        return torch.cov(vectors.T), vectors.mean(dim=0)
+
+    before, mean = variances()
+    share = drop_loudest(model, digits)
+    after, same_mean = variances()
+    values, directions = torch.linalg.eigh(before)
+    assert share == pytest.approx((values[-1] / values.sum()).item(), rel=1e-4) and share > 0.9
+    assert (directions[:, -1] @ u).abs() > 0.99
+    torch.testing.assert_close(same_mean, mean, rtol=0, atol=1e-4)
+    rest = torch.eye(4) - torch.outer(directions[:, -1], directions[:, -1])
+    torch.testing.assert_close(after, rest @ before @ rest, rtol=0, atol=1e-5)  # that direction only
