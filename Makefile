@@ -17,7 +17,7 @@ help:
 	@echo "make lab         open the course in JupyterLab"
 	@echo "make test        run every test and print a verdict"
 	@echo "make train       train the video generator (PRESET=tiny, laptop or gpu)"
-	@echo "make evaluate    measure a generator that train_sora made (CHECKPOINT=outputs/.../sora.safetensors, CLIPS=2048)"
+	@echo "make evaluate    measure the generator (CLIPS=2048; your own: CHECKPOINT=outputs/.../sora.safetensors)"
 	@echo "make notebooks   run every notebook as an untouched learner and save its outputs"
 	@echo "make bench       measure the speed of the library"
 	@echo "make lint        check the style of code and notebooks"
@@ -30,7 +30,7 @@ test: .venv/test.stamp
 	@$(PY) tests/run_all.py
 
 train: .venv/lab.stamp
-	@$(PY) -m course_lib.training.train --preset $(PRESET)
+	@$(PY) -m course_lib.training.train_sora --preset $(PRESET)
 
 evaluate: .venv/lab.stamp
 	@$(PY) -m course_lib.evaluate --clips $(CLIPS) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
