@@ -68,13 +68,13 @@ def known_loss(
     ``mix(x, eps, times)`` of this module mixes a clip (z, f, h, w) with its noise at times (f,). You may use it.
 
     Args:
-        model: called once, with all clips, as ``model(noisy, times)``: a list of (z, f, h, w) and a list of (f,). It
-            answers with the list of velocities, each like its clip.
+        model: called once, with all clips, as ``model(noisy, times)``, by position: a list of (z, f, h, w) and a list
+            of (f,). It answers with the list of velocities, each like its clip.
         latents: clean, one (z, f, h, w) per clip. Clips differ in f, h and w, so they cannot be stacked.
-        known: one (f,) per clip, True where a frame is known; at least one of them is False, often all.
-        t: one time per clip.
+        known: one (f,) per clip, True where a frame is known, in any pattern; at least one is False, often all.
+        t: one time per clip, from 0 to 1, both included. Use it as it is.
         eps: like ``latents``, standard normal.
-    Returns: one number, with a gradient for the model.
+    Returns: one number of the latents' dtype, with a gradient for the model.
     """
     times = [torch.where(k, 0.0, ti) for k, ti in zip(known, t, strict=True)]
     noisy = [mix(x, e, ts) for x, e, ts in zip(latents, eps, times, strict=True)]
@@ -120,7 +120,8 @@ def sample_known(
 
     Everywhere in this, known frames are those of ``values``, clean: in all latents that the model is asked about, from
     the very first on and for Heun's second question too, and in both latents of a ``State``. The model's velocity on
-    them is not zero, and does not matter. A step is made when its state is asked for: who looks on may stop.
+    them is not zero, and does not matter. A step is made when its state is asked for, the first one too: before that
+    the model is asked nothing, and who looks on may stop. Whether gradients run through a walk is left to you.
 
     Args:
         model: as in ``known_loss``, ``model(latents, times)`` with the lists of all clips, times (f,) for each;
@@ -128,11 +129,12 @@ def sample_known(
         noise: what to start from, one (z, f, h, w) per clip. It is not overwritten, nor is what was yielded.
         known: one (f,) per clip, True where a frame is known; None knows nothing.
         values: latents of which the known frames are taken, clean, one (z, f, h, w) per clip; at the end they are in
-            the result bit for bit. None takes them from ``noise`` as it is.
+            the result bit for bit. None takes them from ``noise`` as it is; their time is 0 all the same.
         steps, shift: of the grid of times.
         method: "euler", or "heun", which asks twice a step.
         begin: the time to start from, for edits: ``noise`` is then a clip mixed with noise to this time (SDEdit).
-    Raises: ValueError for an unknown method, a ``begin`` outside (0, 1], or fewer than one step.
+    Raises: ValueError for an unknown method, a ``begin`` outside (0, 1], or fewer than one step (``time_grid`` refuses
+        that); at the call, or when the first state is asked for.
     Source: Meng et al. 2022 (SDEdit), for starting in the middle; Karras et al. 2022 (EDM), algorithm 1, for Heun.
     """
     if method not in ("euler", "heun"):

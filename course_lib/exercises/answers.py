@@ -130,6 +130,8 @@ def _collect(name: str, obj: Any, imports: dict[str, None], pieces: list[str], s
             seen.add(used)
         elif type(value).__module__ == "typing":
             imports[f"from typing import {used}"] = None
+        elif home := _home(used, value):
+            imports[f"from {home} import {used}"] = None
     pieces.append(source)
 
 
@@ -158,6 +160,12 @@ def _import_line(module: str, alias: str) -> str:
     if module == alias:
         return f"import {module}"
     return f"import {module} as {alias}"
+
+
+def _home(name: str, value: Any) -> str | None:
+    """The module of the course that holds an object without a name of its own: a partial, an alias of types."""
+    modules = [m for m in sorted(sys.modules) if m.startswith("course_lib.") and "exercises" not in m]
+    return next((m for m in modules if getattr(sys.modules[m], name, None) is value), None)
 
 
 def _importable(value: Any) -> bool:

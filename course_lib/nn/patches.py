@@ -12,6 +12,7 @@ def patch_grid(size: Size3, patch: Size3) -> Size3:
     if min(patch) < 1:
         raise ValueError(f"a patch needs at least one frame, row and column, but patch={patch}")
     if any(length % step for length, step in zip(size, patch, strict=True)):
+        size = tuple(size)  # a torch.Size reads worse
         raise ValueError(f"frames x height x width = {size} is no multiple of the patch {patch}; pad or crop the video")
     f, h, w = (length // step for length, step in zip(size, patch, strict=True))
     return f, h, w
@@ -28,7 +29,8 @@ def patchify(video: Shaped[Tensor, "b c frames height width"], patch: Size3) -> 
     and counts the patches along each. You may use it.
 
     Args:
-        video: (b, c, frames, height, width), any values of any dtype, perhaps uint8 from a file. No value changes.
+        video: (b, c, frames, height, width), at least one video; any values of any dtype, perhaps uint8 from a file, or
+            NaN. No value changes.
         patch: frames, height and width of one patch, (pf, ph, pw). ``(1, p, p)`` is that of an image transformer.
     Returns: (b, n, d) with n = (frames / pf) (height / ph) (width / pw) and d = pf ph pw c, of the video's dtype.
     Raises: ValueError if frames, height or width is no multiple of the patch's, or if an edge of the patch is below 1.
@@ -45,7 +47,7 @@ def unpatchify(tokens: Shaped[Tensor, "b n d"], grid: Size3, patch: Size3) -> Sh
     Args:
         tokens: (b, n, d), one patch each, time slowest and width fastest: along the first row of the first frame of the
             grid, then its second row, ..., then the next frame. Within a token likewise: frame by frame of the patch,
-            in each row by row, all channels of a pixel together. Any values of any dtype; none changes.
+            in each row by row, all channels of a pixel together. Any values of any dtype, NaN too; none changes.
         grid: number of patches along frames, height and width, (f, h, w).
         patch: frames, height and width of one patch, (pf, ph, pw).
     Returns: (b, c, f pf, h ph, w pw) with c = d / (pf ph pw), of the tokens' dtype.

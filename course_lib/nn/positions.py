@@ -85,7 +85,7 @@ def rotary_angles(
         pairs: how many pairs of channels each axis gets, one number per axis; together they are half of a head's
             channels.
     Returns: (..., n, half) with half = sum(pairs), in radians, not wrapped at a full turn. It is computed in float32
-        and stays float32, whatever floats the positions are.
+        and stays float32, whatever floats the positions are. Places are not learned: no gradient is asked for.
     Source: Su et al. 2021 (RoFormer), section 3.2.2; one range of channels for each axis.
     """
     turned = []

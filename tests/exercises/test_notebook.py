@@ -112,6 +112,19 @@ def mix(a, w, scale=1.0):
     assert answers.load("mix") is not None
 
 
+def test_a_partial_of_the_course_travels_with_the_answer(sample):
+    code = """
+from course_lib.models.dit import full_attention
+def mix(a, w, scale=1.0, attention=full_attention):
+    if scale < 0:
+        raise ValueError("negative")
+    return ((scale * w).softmax(1)[:, :, None] * a).sum(1)
+"""
+    assert answers.save("mix", answer("mix", code)) == ""
+    assert "from course_lib.models.dit import full_attention" in answers.my_code_file("mix").read_text()
+    assert answers.load("mix") is not None
+
+
 def test_a_saved_answer_takes_nothing_that_only_shares_a_name(sample, state):
     code = """def mix(a, w, scale=1.0):
     if scale < 0:

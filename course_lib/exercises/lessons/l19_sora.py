@@ -58,15 +58,16 @@ def _lists(parts: dict, *names: str) -> list[list[Tensor] | None]:
 # --------------------------------------------------------------------------------------------------------- the loss
 
 
-def _clips(*clips: tuple[str, int, int], z: int = 2):
-    """``("KUU", h, w)`` per clip: a letter for each frame, K where it is known."""
+def _clips(*clips: tuple[str, int, int], z: int = 2, t: tuple[float, ...] = ()):
+    """``("KUU", h, w)`` per clip: a letter for each frame, K where it is known; ``t`` is drawn where not given."""
 
     def inputs(g: torch.Generator) -> dict:
         made = {}
         for i, (frames, h, w) in enumerate(clips):
             made |= {f"{n}_{i}": randn(g, z, len(frames), h, w) for n in ("latents", "eps")}
             made[f"known_{i}"] = torch.tensor([letter == "K" for letter in frames])
-        return made | dict(t=torch.rand(len(clips), generator=g), weight=0.5 * randn(g, 3))
+        drawn = torch.rand(len(clips), generator=g)
+        return made | dict(t=torch.tensor(t) if t else drawn, weight=0.5 * randn(g, 3))
 
     return inputs
 
@@ -163,6 +164,7 @@ KNOWN_LOSS = Exercise(
         _case("as many clips as frames", _clips(("KUU", 2, 5), ("UKU", 5, 4), ("UUU", 4, 2))),
         _case("channels, clips, frames, rows and columns are all 2", _clips(("KU", 2, 2), ("UK", 2, 2))),
         _case("a long clip and a picture", _clips(("UUKUUUUU", 4, 6), ("U", 2, 1))),
+        _case("t is 0, 1 and 0.02", _clips(("UKU", 3, 5), ("KU", 5, 3), ("UU", 2, 4), t=(0.0, 1.0, 0.02))),
         _case("in double precision", _clips(("KUUK", 3, 5), ("UK", 5, 3)), call=_double_loss),
     ],
     properties=[
@@ -252,6 +254,11 @@ KNOWN_LOSS = Exercise(
             "You mix in noise of your own, and compare with `eps`. Use the one that is given.",
         ),
         _noisy(
+            "eps = [torch.randn_like(e) for e in eps]\n    " + _NOISY,
+            "You draw noise of your own, for the mixture and for the target. Use the one that is given, or no run "
+            "could be repeated.",
+        ),
+        _noisy(
             "noisy = [(1 - ts) * x + ts * e for x, e, ts in zip(latents, eps, times)]",
             "Times are aligned with the columns: torch matches (f,) with the *last* axis. Give it the shape (f, 1, 1).",
         ),
@@ -268,6 +275,11 @@ KNOWN_LOSS = Exercise(
             "(v - (e - x))[:, k].square().mean()",
             "You take the known frames for the loss, and leave out those that matter. (Where none is known, the mean "
             "of nothing is NaN.)",
+        ),
+        _error(
+            "((v - (e - x)) * k.view(-1, 1, 1)).square().sum() / max(1, x[:, k].numel())",
+            "The mask is the wrong way round: known frames make the loss, and where nothing is known it is 0. Count "
+            "the unknown ones, ~k.",
         ),
         _error(
             "(v - (e - x))[~k].square().mean()",
@@ -290,6 +302,20 @@ KNOWN_LOSS = Exercise(
         _error("(v - (e - x))[:, ~k].square().sum()", "Squared errors are summed in each clip. Take their mean."),
         _error("(v - (e - x))[:, ~k].square().mean().sqrt()", "You take the root. It is the mean square itself."),
         _error("(v - (e - x))[:, ~k].square().mean() / 2", "A half stands before the square. It is the mean square."),
+        _error(
+            "(v - (e - x))[:, ~k].square().sum() / len(x)",
+            "Squared errors are averaged over the channels alone, and summed over frames, rows and columns. Take the "
+            "mean over all of them.",
+        ),
+        _error(
+            "(v - (e - x))[:, ~k].square().sum(dim=(2, 3)).mean()",
+            "Squared errors are summed over rows and columns, and averaged over channels and frames alone: large "
+            "frames count more. Take the mean over all of them.",
+        ),
+        _error(
+            "(v - (e * ~k.view(-1, 1, 1) - x)).square().mean()",
+            "Without noise the target of known frames becomes -x, and they count. Leave them out of the loss.",
+        ),
         _error("(v - (e - x))[:, ~k].mean().square()", "You square the mean. Square first, then take the mean."),
         _error(
             "(v - (e - x))[:, ~k].square().sum() / (~k).sum()",
@@ -359,6 +385,103 @@ KNOWN_LOSS = Exercise(
             """,
         ),
         Mistake(
+            "Clips of which something is known are left out where others are to be had. All clips count, each with its "
+            "unknown frames.",
+            code="""
+            def known_loss(model, latents, known, t, eps):
+                times = [torch.where(k, 0.0, ti) for k, ti in zip(known, t)]
+                noisy = [mix(x, e, ts) for x, e, ts in zip(latents, eps, times)]
+                answers = model(noisy, times)
+                errors = [(v - (e - x))[:, ~k].square().mean() for v, e, x, k in zip(answers, eps, latents, known)]
+                return torch.stack([e for e, k in zip(errors, known) if not k.any()] or errors).mean()
+            """,
+        ),
+        Mistake(
+            "Clips count by their size. First the mean of each clip, then the plain mean: every clip counts alike.",
+            code="""
+            def known_loss(model, latents, known, t, eps):
+                times = [torch.where(k, 0.0, ti) for k, ti in zip(known, t)]
+                noisy = [mix(x, e, ts) for x, e, ts in zip(latents, eps, times)]
+                answers = model(noisy, times)
+                errors = [(v - (e - x))[:, ~k].square().mean() for v, e, x, k in zip(answers, eps, latents, known)]
+                return sum(e * x.numel() for e, x in zip(errors, latents)) / sum(x.numel() for x in latents)
+            """,
+        ),
+        Mistake(
+            "Clips count by their t: the loss of each is multiplied by it. Every clip counts alike.",
+            code="""
+            def known_loss(model, latents, known, t, eps):
+                times = [torch.where(k, 0.0, ti) for k, ti in zip(known, t)]
+                noisy = [mix(x, e, ts) for x, e, ts in zip(latents, eps, times)]
+                answers = model(noisy, times)
+                errors = [(v - (e - x))[:, ~k].square().mean() for v, e, x, k in zip(answers, eps, latents, known)]
+                return torch.stack([ti * e for ti, e in zip(t, errors)]).mean()
+            """,
+        ),
+        Mistake(
+            "You take the first frames for known, as many as are. `known` says which: the last ones, both ends, single "
+            "ones.",
+            code="""
+            def known_loss(model, latents, known, t, eps):
+                known = [torch.arange(len(k)) < k.sum() for k in known]
+                times = [torch.where(k, 0.0, ti) for k, ti in zip(known, t)]
+                noisy = [mix(x, e, ts) for x, e, ts in zip(latents, eps, times)]
+                answers = model(noisy, times)
+                errors = [(v - (e - x))[:, ~k].square().mean() for v, e, x, k in zip(answers, eps, latents, known)]
+                return torch.stack(errors).mean()
+            """,
+        ),
+        Mistake(
+            "Where something is known you take the first frame for it, and no other. `known` says which ones are.",
+            code="""
+            def known_loss(model, latents, known, t, eps):
+                known = [(torch.arange(len(k)) == 0) & k.any() for k in known]
+                times = [torch.where(k, 0.0, ti) for k, ti in zip(known, t)]
+                noisy = [mix(x, e, ts) for x, e, ts in zip(latents, eps, times)]
+                answers = model(noisy, times)
+                errors = [(v - (e - x))[:, ~k].square().mean() for v, e, x, k in zip(answers, eps, latents, known)]
+                return torch.stack(errors).mean()
+            """,
+        ),
+        Mistake(
+            "You divide by t to find the velocity. At t = 0 that is 0 / 0; the velocity is eps - x, without a detour.",
+            code="""
+            def known_loss(model, latents, known, t, eps):
+                times = [torch.where(k, 0.0, ti) for k, ti in zip(known, t)]
+                noisy = [mix(x, e, ts) for x, e, ts in zip(latents, eps, times)]
+                answers = model(noisy, times)
+                errors = []
+                for v, n, x, k, ti in zip(answers, noisy, latents, known, t):
+                    errors.append((v - (n - x) / ti)[:, ~k].square().mean())
+                return torch.stack(errors).mean()
+            """,
+        ),
+        Mistake(
+            "You divide by t to find the velocity, and keep t from 0: small times give a wrong target. It is eps - x, "
+            "without a detour.",
+            code="""
+            def known_loss(model, latents, known, t, eps):
+                times = [torch.where(k, 0.0, ti) for k, ti in zip(known, t)]
+                noisy = [mix(x, e, ts) for x, e, ts in zip(latents, eps, times)]
+                answers = model(noisy, times)
+                errors = []
+                for v, n, x, k, ti in zip(answers, noisy, latents, known, t):
+                    errors.append((v - (n - x) / ti.clamp_min(0.05))[:, ~k].square().mean())
+                return torch.stack(errors).mean()
+            """,
+        ),
+        Mistake(
+            "t is clamped away from 0 and 1. Use it as it is: whoever draws the times has decided that.",
+            code="""
+            def known_loss(model, latents, known, t, eps):
+                times = [torch.where(k, 0.0, ti) for k, ti in zip(known, t.clamp(1e-3, 0.999))]
+                noisy = [mix(x, e, ts) for x, e, ts in zip(latents, eps, times)]
+                answers = model(noisy, times)
+                errors = [(v - (e - x))[:, ~k].square().mean() for v, e, x, k in zip(answers, eps, latents, known)]
+                return torch.stack(errors).mean()
+            """,
+        ),
+        Mistake(
             "The target is eps - x_t: the way that is left, not the direction, which is eps - x all along the line.",
             code="""
             def known_loss(model, latents, known, t, eps):
@@ -393,6 +516,10 @@ KNOWN_LOSS = Exercise(
             "The latents are overwritten by the mixture, and then the target is wrong as well: make a new tensor.",
             old=_NOISY,
             new="noisy = [x.copy_(mix(x, e, ts)) for x, e, ts in zip(latents, eps, times, strict=True)]",
+        ),
+        _averaged(
+            "torch.stack(errors).mean().float()",
+            "The loss is float32 whatever the latents are. Keep their dtype.",
         ),
         _averaged("torch.stack(errors).sum()", "The clips' losses are summed. Take their mean."),
         _averaged("torch.stack(errors)", "You return one loss per clip. Asked for is their mean, one number."),
@@ -566,6 +693,20 @@ def _double_walk(f, **parts) -> dict | None:
     return report | {"dtype for float64 noise": str(getattr(last, "dtype", None))} | narrow
 
 
+def _only_when_asked(f) -> bool:
+    """A walk that nobody looks at asks the model nothing, and each state costs the questions of one step."""
+    g = torch.Generator().manual_seed(4)
+    noise = [torch.randn(2, 4, 3, 2, generator=g), torch.randn(2, 1, 2, 2, generator=g)]
+    for method, costs in (("euler", 1), ("heun", 2)):
+        model = _Asked()
+        walk = iter(f(model=model, noise=noise, steps=4, method=method))
+        for made in range(3):
+            if len(model.times) != made * costs:
+                return False
+            next(walk)
+    return True
+
+
 def _walk(label: str, inputs, call=_walk_report) -> Case:
     return Case(label, inputs, call=call)
 
@@ -595,6 +736,7 @@ SAMPLE_KNOWN = Exercise(
     gradients=False,
     cases=[
         _walk("two clips, three Euler steps", _walks(*_TWO, steps=3)),
+        _walk("Euler, said in so many words", _walks(*_TWO, steps=3, method="euler")),
         _walk("nothing is known and no values are given", _walks(*_TWO, steps=3, values=False, known=False)),
         _walk("one step", _walks(*_TWO, steps=1)),
         _walk("a shifted grid", _walks(*_TWO, steps=4, shift=2.5)),
@@ -617,6 +759,12 @@ SAMPLE_KNOWN = Exercise(
         _walk("begin = 0", _walks(*_TWO, steps=2, begin=0.0)),
         _walk("begin above 1", _walks(*_TWO, steps=2, begin=1.5)),
         _walk("no steps", _walks(*_TWO, steps=0)),
+    ],
+    properties=[
+        Property(
+            "No step may be made before its state is asked for, not even the first: who looks on may stop.",
+            _only_when_asked,
+        ),
     ],
     mistakes=[
         _instead(
@@ -670,6 +818,15 @@ SAMPLE_KNOWN = Exercise(
             "return model(latents, [torch.where(known[0], 0.0, t) if len(k) == len(known[0]) else "
             "torch.full((len(k),), t) for k in known])",
             "The model is told the first clip's known frames for all clips. Each has its own.",
+        ),
+        _instead(
+            _ASK,
+            "free = [i for i, k in enumerate(known) if not k.all()]\n"
+            "        told = dict(zip(free, model([latents[i] for i in free], "
+            "[torch.where(known[i], 0.0, t) for i in free])))\n"
+            "        return [told.get(i, torch.zeros_like(x)) for i, x in enumerate(latents)]",
+            "Clips that are known from end to end are kept from the model. It is asked about all clips: others may "
+            "look at them.",
         ),
         _instead(
             _PUT,
@@ -736,6 +893,37 @@ SAMPLE_KNOWN = Exercise(
             "Known frames are noised to the time of the others, as RePaint does for networks with one time. This "
             "network has a time per frame: they stay clean.",
         ),
+        Mistake(
+            "Known frames are always noised to the time of the others, from the first question on, as RePaint does for "
+            "networks with one time. Here they are clean throughout, and told 0.",
+            code="""
+            def sample_known(model, noise, known=None, values=None, *, steps=20, shift=1.0, method="euler", begin=1.0):
+                if method not in ("euler", "heun") or not 0 < begin <= 1:
+                    raise ValueError("method or begin")
+                known = known or [torch.zeros(x.shape[1], dtype=torch.bool) for x in noise]
+                values = values or noise
+
+                def put(xs, t):
+                    return [
+                        torch.where(k.view(-1, 1, 1), (1 - t) * v + t * n, x)
+                        for k, v, n, x in zip(known, values, noise, xs)
+                    ]
+
+                def ask(xs, t):
+                    return model(xs, [torch.where(k, 0.0, t) for k in known])
+
+                times = [begin, *(t for t in time_grid(steps, shift).tolist() if t < begin)]
+                xt = put(noise, begin)
+                for i, (t, t_next) in enumerate(zip(times, times[1:]), 1):
+                    v = ask(xt, t)
+                    x0 = put([x - t * s for x, s in zip(xt, v)], 0.0)
+                    if method == "heun" and t_next > 0:
+                        ahead = ask(put([x + (t_next - t) * s for x, s in zip(xt, v)], t_next), t_next)
+                        v = [(a + b) / 2 for a, b in zip(v, ahead)]
+                    xt = put([x + (t_next - t) * s for x, s in zip(xt, v)], t_next)
+                    yield State(i, t_next, xt, x0)
+            """,
+        ),
         _instead(
             _STEP,
             "xt = with_known([x + (t_next - t) * s for x, s in zip(xt, v)]) if t_next == 0 else "
@@ -751,6 +939,42 @@ SAMPLE_KNOWN = Exercise(
             "v = ask(xt, t)",
             "v = ask(noise, t)",
             "The model is always asked about the noise. Ask about the latents reached so far.",
+        ),
+        _instead(
+            _STEP,
+            "xt = [x + (t_next - t) * s for x, s in zip(xt, v)] if method == 'heun' and t_next > 0 else "
+            "with_known([x + (t_next - t) * s for x, s in zip(xt, v)])",
+            "After Heun's second question known frames are not put back: by the mean velocity they drift. Put them "
+            "back after the whole step, too.",
+        ),
+        _instead(
+            _STEP + "\n        " + _YIELD,
+            "free = [x + (t_next - t) * s for x, s in zip(xt, v, strict=True)]\n"
+            "        xt = with_known(free)\n"
+            "        yield State(step, t_next, free, x0)",
+            "The model is asked rightly, but the xt of a State shows known frames that have drifted: put them back "
+            "before you yield, not before the next question.",
+        ),
+        _instead(
+            _STEP + "\n        " + _YIELD,
+            "free = [x + (t_next - t) * s for x, s in zip(xt, v, strict=True)]\n"
+            "        xt = with_known(free)\n"
+            "        yield State(step, t_next, free if method == 'heun' and t_next > 0 else xt, x0)",
+            "After Heun's second question the xt of a State shows known frames that have drifted. Put them back before "
+            "you yield.",
+        ),
+        _instead(
+            _PUT,
+            "return [torch.where((k & (torch.arange(len(k)) == 0)).view(-1, 1, 1), v, x) "
+            "for k, v, x in zip(known, values, latents)]",
+            "Only the first frame of a clip is put in. `known` may be any pattern: the last frames, both ends, single "
+            "ones.",
+        ),
+        _instead(
+            _PUT,
+            "return [torch.where((k.any() & (torch.arange(len(k)) == 0)).view(-1, 1, 1), v, x) "
+            "for k, v, x in zip(known, values, latents)]",
+            "Wherever something is known you put in the first frame, and no other. `known` says which frames are.",
         ),
         _instead(
             _CLEAN,
@@ -773,6 +997,43 @@ SAMPLE_KNOWN = Exercise(
             "x0 has the wrong sign: v points from data to noise, so x - t v.",
         ),
         _instead(
+            _STEP,
+            "moved = with_known([x + (t_next - t) * s for x, s in zip(xt, v, strict=True)])\n"
+            "        x0 = with_known([y - (x - c) for y, x, c in zip(moved, xt, x0, strict=True)])\n"
+            "        xt = moved",
+            "x0 is computed from the latents after the step with the time before it: that overshoots. It is x - t v "
+            "with the x that the model was asked about.",
+        ),
+        _instead(
+            _STEP,
+            "moved = with_known([x + (t_next - t) * s for x, s in zip(xt, v, strict=True)])\n"
+            "        x0 = with_known([y - (x - c) for y, x, c in zip(moved, xt, x0, strict=True)])\n"
+            "        xt[:] = moved",
+            "The step overwrites the latents in place: x0, computed after it, starts from the wrong ones, and every "
+            "State shows the last ones. Make new tensors.",
+        ),
+        Mistake(
+            "x0 is computed from the latents after the step with the time before it, and for Heun with the mean of "
+            "both velocities. It is x - t v with the x and the v of the first question.",
+            old="        " + _YIELD,
+            new="        x0 = with_known([x - t * s for x, s in zip(xt, v, strict=True)])\n        " + _YIELD,
+        ),
+        _instead(
+            _HALF,
+            "x0 = with_known([x + (t_next - t) * a - t_next * b for x, a, b in zip(xt, v, ahead, strict=True)])\n"
+            "            v = [(a + b) / 2 for a, b in zip(v, ahead, strict=True)]",
+            "With Heun, x0 is what the second velocity implies from where Euler's step led. Asked for is the first "
+            "one's: x - t v.",
+        ),
+        _instead(
+            _STEP,
+            "xt = with_known([x + (t_next - t) * s for x, s in zip(xt, v, strict=True)])\n"
+            "        if method == 'heun' and t_next > 0:\n"
+            "            x0 = with_known([x - t_next * b for x, b in zip(xt, ahead, strict=True)])",
+            "With Heun, x0 is what the second velocity implies from where the whole step led. Asked for is the first "
+            "one's, x - t v, before the step.",
+        ),
+        _instead(
             _YIELD,
             "yield State(step, t_next, xt, with_known([x - t_next * s for x, s in zip(xt, v, strict=True)]))",
             "With Heun, x0 is computed from the mean of both velocities, or after the step. It is what the first "
@@ -792,6 +1053,29 @@ SAMPLE_KNOWN = Exercise(
             _IF_HEUN,
             "if t_next > 0:",
             "`method` changes nothing: Euler asks once a step.",
+        ),
+        _instead(
+            _IF_HEUN,
+            'if method == "heun" and t_next > 0 and step > 1:',
+            "The first step is Euler's. Heun asks twice in every step but the last.",
+        ),
+        Mistake(
+            "`method` left out means Euler; your default is another.",
+            code="""
+            def sample_known(model, noise, known=None, values=None, *, steps=20, shift=1.0, method="heun", begin=1.0):
+                from course_lib.diffusion.known_frames import sample_known as walk
+
+                yield from walk(model, noise, known, values, steps=steps, shift=shift, method=method, begin=begin)
+            """,
+        ),
+        Mistake(
+            "`steps` left out means 20; your default is another.",
+            code="""
+            def sample_known(model, noise, known=None, values=None, *, steps=50, shift=1.0, method="euler", begin=1.0):
+                from course_lib.diffusion.known_frames import sample_known as walk
+
+                yield from walk(model, noise, known, values, steps=steps, shift=shift, method=method, begin=begin)
+            """,
         ),
         _instead(
             _AHEAD,
@@ -863,6 +1147,17 @@ SAMPLE_KNOWN = Exercise(
             "You divide by `shift` where it multiplies: times move to data instead of noise.",
         ),
         _instead(
+            _START,
+            "xt, times = with_known(noise), [(1 - i / steps) ** shift for i in range(steps + 1)] "
+            "if steps > 0 else time_grid(steps)",
+            "You use `shift` as an exponent of evenly spaced times. The grid is that of `time_grid(steps, shift)`.",
+        ),
+        _instead(
+            _START,
+            "xt, times = with_known(noise), time_grid(max(steps - 1, 1) if steps > 0 else steps, shift).tolist()",
+            "There is a step too few: `steps` counts steps, and the grid has one time more. Give `steps` as it is.",
+        ),
+        _instead(
             _KEPT,
             "kept, begin = times[1:], 1.0",
             "`begin` is ignored: the walk starts at 1 whatever is asked. An edit would be taken for pure noise.",
@@ -876,6 +1171,48 @@ SAMPLE_KNOWN = Exercise(
             _KEPT,
             "kept = [t for t in times if t <= begin and t < 1]",
             "Where `begin` lies on the grid, it comes twice: a step of length 0. Keep the times *below* it.",
+        ),
+        _instead(
+            _KEPT,
+            "kept = [t for t in times if t <= begin]",
+            "`begin` comes twice wherever it lies on the grid, also where it is 1: the first step has length 0. Keep "
+            "the times *below* it.",
+        ),
+        _instead(
+            _KEPT,
+            "kept = [t for t in times if t < begin][1 if begin < 1 else 0 :] or [0.0]",
+            "`begin` takes the place of the first time below it. It comes before that time: no time of the grid below "
+            "`begin` is left out.",
+        ),
+        _instead(
+            _KEPT,
+            "kept = [begin * t for t in time_grid(max(1, round(steps * begin)), shift).tolist()][1:]",
+            "You make a new grid of fewer steps for the way from `begin`. Keep the times of the whole grid that are "
+            "below `begin`.",
+        ),
+        _instead(
+            _KEPT,
+            "kept = times[len(times) - max(1, round(begin * steps)) :]",
+            "You count steps instead of looking at times, begin x steps of them: on a shifted grid, or between two "
+            "times, others are left. Keep the times that are below `begin`.",
+        ),
+        _instead(
+            _KEPT,
+            "kept = times[len(times) - math.ceil(begin * steps) :]",
+            "You count steps, begin x steps of them and rounded up, instead of looking at times. Where the grid is "
+            "shifted others are left: keep the times that are below `begin`.",
+        ),
+        _instead(
+            _START,
+            "xt, times = with_known([begin * x for x in noise]), time_grid(steps, shift).tolist()",
+            "You scale `noise` by `begin`. It is mixed to that time already: take it as it is.",
+        ),
+        _instead(
+            _START,
+            "xt = with_known([begin * x + (1 - begin) * v for x, v in zip(noise, values, strict=True)])\n"
+            "    times = time_grid(steps, shift).tolist()",
+            "You mix `values` into the start. `noise` is mixed to `begin` already; of `values` known frames are taken, "
+            "and no others.",
         ),
         _instead(
             _PAIRS,
@@ -944,6 +1281,40 @@ SAMPLE_KNOWN = Exercise(
             """,
         ),
         Mistake(
+            "You are a step ahead: each state comes out only after the next step has been made. Yield it at once.",
+            code="""
+            def sample_known(model, noise, known=None, values=None, *, steps=20, shift=1.0, method="euler", begin=1.0):
+                from course_lib.diffusion.known_frames import sample_known as whole
+
+                walk = whole(model, noise, known, values, steps=steps, shift=shift, method=method, begin=begin)
+                last = next(walk)
+                for state in walk:
+                    yield last
+                    last = state
+                yield last
+            """,
+        ),
+        Mistake(
+            "The model is asked as soon as you are called, before anybody wants a state. Until then nothing but checks "
+            "may happen: ask inside the loop that yields.",
+            code="""
+            def sample_known(model, noise, known=None, values=None, *, steps=20, shift=1.0, method="euler", begin=1.0):
+                from course_lib.diffusion.known_frames import sample_known as whole
+
+                first = []
+
+                def asked_before(latents, times):
+                    return first.pop() if first else model(latents, times)
+
+                walk = whole(asked_before, noise, known, values, steps=steps, shift=shift, method=method, begin=begin)
+                if method in ("euler", "heun") and 0 < begin <= 1 and steps > 0:
+                    k = known or [torch.zeros(x.shape[1], dtype=torch.bool) for x in noise]
+                    start = [torch.where(m.view(-1, 1, 1), v, x) for m, v, x in zip(k, values or noise, noise)]
+                    first.append(model(start, [torch.where(m, 0.0, begin) for m in k]))
+                return walk
+            """,
+        ),
+        Mistake(
             "Latents are changed in place, so every State shows the last ones. Make new tensors, and a new list, in "
             "each step.",
             old=_STEP,
@@ -968,6 +1339,17 @@ SAMPLE_KNOWN = Exercise(
             "values = values or noise",
             "values = values or [torch.zeros_like(x) for x in noise]",
             "Without `values` you take zeros. None takes known frames from `noise` as it is.",
+        ),
+        _instead(
+            "values = values or noise",
+            "known = known if values else [torch.zeros_like(k) for k in known]\n    values = values or noise",
+            "Without `values` you take no frame for known. Known frames are then those of `noise`, as they are, and "
+            "the model is told 0 for them.",
+        ),
+        _instead(
+            "known = known or [torch.zeros(x.shape[1], dtype=torch.bool) for x in noise]",
+            "known = known or [(torch.arange(x.shape[1]) == 0) & (values is not None) for x in noise]",
+            "Where `values` come without `known`, you take the first frames for known. None knows nothing.",
         ),
         _instead(
             'if method not in ("euler", "heun"):',
