@@ -68,7 +68,9 @@ def test_a_model_without_the_one_falls_behind():
 
 
 def rank_correlation(a: list[float], b: list[float]) -> float:
-    ranks = torch.stack([torch.tensor(x, dtype=torch.float64).argsort().argsort().double() for x in (a, b)])
+    """Equal values share the mean of their ranks."""
+    values = [torch.tensor(x, dtype=torch.float64) for x in (a, b)]
+    ranks = torch.stack([(x[:, None] > x).sum(1) + 0.5 * (x[:, None] == x).sum(1) for x in values])
     return torch.corrcoef(ranks)[0, 1].item()
 
 
@@ -79,13 +81,17 @@ def test_the_recorded_loss_follows_operations_and_not_weights():
     assert len(rows) == 24 and max(loss) < 0.5 * table["loss of a model that says 0"]
     assert rank_correlation([r["flops"] for r in rows], loss) < -0.9
     assert rank_correlation([r["parameters"] for r in rows], loss) > -0.6
-    by_size = {}
+    assert all(-0.85 < rank_correlation([r[alone] for r in rows], loss) < -0.5 for alone in ("d", "tokens"))
+    by_size, cost = {}, {(r["d"], r["patch"]): r["flops"] for r in rows}
     for r in rows:
         by_size.setdefault((r["d"], r["patch"]), []).append(r["losses"][last])
     assert min(by_size[128, 6]) > max(by_size[64, 3]) + 0.1  # width does not make up for coarse patches
-    assert min(by_size[64, 4]) > max(by_size[32, 2]) and min(by_size[128, 4]) > max(
-        by_size[64, 2]
-    )  # at about equal cost
+    close = lambda a, b: 0.8 < cost[a] / cost[b] < 1.25  # noqa: E731
+    pairs = [(a, b) for a in by_size for b in by_size if a[0] == b[0] / 2 and a[1] < b[1] and close(a, b)]
+    assert len(pairs) == 4 and all(max(by_size[finer]) < min(by_size[wider]) for finer, wider in pairs)
+    # The wide model with 3 x 3 lies on the line of 2 x 2, which passes between these two at its cost.
+    assert cost[64, 2] < cost[128, 3] < cost[128, 2]
+    assert min(by_size[128, 2]) - 0.01 < min(by_size[128, 3]) and max(by_size[128, 3]) < max(by_size[64, 2]) + 0.01
     for (d, patch), losses in by_size.items():
         for wider, finer in ((2 * d, patch), (d, patch - 1)):
             if (wider, finer) in by_size:

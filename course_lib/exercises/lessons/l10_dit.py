@@ -1,6 +1,7 @@
 """The exercises of lesson 10, DiT: time and place as vectors, the block, how a model must be born, guidance."""
 
 import inspect
+import re
 import textwrap
 from collections.abc import Callable
 
@@ -12,6 +13,12 @@ from course_lib.models.dit import DiT, DiTBlock, DiTConfig, forward_with_cfg, fu
 from course_lib.nn.attention import MultiHeadAttention
 from course_lib.nn.modulation import timestep_embedding
 from course_lib.nn.positions import sincos_2d
+
+Slips = dict[str, dict[str, str]]  # what stands in the library's source -> what stands there instead -> what to say
+
+
+def _slips(table: Slips) -> list[Mistake]:
+    return [Mistake(sentence, old=old, new=new) for old, news in table.items() for new, sentence in news.items()]
 
 
 def _yes(truth) -> str:
@@ -39,6 +46,105 @@ def _is_precise(f) -> bool:
 def _asks_for_no_gradient(f) -> bool:
     return not f(t=torch.tensor([0.5, 3.0]), dim=4).requires_grad
 
+
+def _coarse(times: str, powers: str, result: str, sentence: str) -> Mistake:
+    """Right for times in float32 only."""
+    code = f"""
+    def timestep_embedding(t, dim):
+        if dim < 2 or dim % 2:
+            raise ValueError("dim")
+        half = dim // 2
+        t = {times}
+        angle = t[:, None] * {powers}
+        return torch.cat([angle.cos(), angle.sin()], dim=-1){result}
+    """
+    return Mistake(sentence, code=code)
+
+
+_TIME_SLIPS = {
+    "dtype=torch.float32) / half": {
+        "dtype=torch.float32) / max(half - 1, 1)": "Your exponents run up to exactly 1: you divide by half - 1. The "
+        "paper's code divides by half, so that the slowest frequency stays a little above 1 / 10000. (diffusers has "
+        "both, behind `downscale_freq_shift`.)",
+        "dtype=torch.float32) / dim": "You divide i by dim, where half = dim / 2 belongs: your frequencies only reach "
+        "down to 1 / 100.",
+        "dtype=torch.float32) * 2 / half": "Your exponents run up to 2: it is i / half, which is the same as 2 i / "
+        "dim, but not 2 i / half.",
+    },
+    _BOTH: {
+        "torch.cat([angle.sin(), angle.cos()], dim=-1)": "Sines come first with you. A network would not mind, but "
+        "published weights do: here all cosines come first, so that t = 0 reads 1, 1, ..., 0, 0.",
+        "torch.stack([angle.cos(), angle.sin()], dim=-1).flatten(1)": "Cosine and sine alternate, as in lesson 02. "
+        "Here they stand in two blocks: all cosines, then all sines.",
+        "torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)": "This is lesson 02's table: sine, cosine, sine, "
+        "cosine. Here all cosines come first, then all sines.",
+        "torch.cat([angle.cos(), angle.cos()], dim=-1)": "Both halves are cosines.",
+        "torch.cat([angle.sin(), angle.sin()], dim=-1)": "Both halves are sines.",
+        "angle.cos()": "Only the cosines come back, dim / 2 of them. The sines follow behind them.",
+        "torch.cat([angle.cos(), angle.sin()], dim=-1).T": "Your table stands on its side, (dim, b). One row for each "
+        "time: (b, dim).",
+        "torch.cat([angle.cos(), angle.sin()], dim=0)": "You put cosines *below* sines, as more rows. Put them side "
+        "by side: `dim=-1`.",
+        "torch.cat([angle.cos(), -angle.sin()], dim=-1)": "Your sines have the opposite sign: is it sin(-t f)? Column "
+        "half + i is sin(t f_i).",
+    },
+    "t.float()[:, None]": {
+        "t.long().float()[:, None]": "Times are cut to whole numbers: t = 0.5 looks like t = 0. Samplers stop between "
+        "steps, and flow matching has no whole steps at all.",
+        "t.float().round()[:, None]": "Times are rounded to whole numbers. Keep the fraction.",
+        "t[:, None]": "With t in float64 the result is float64: t has a say in the dtype of your product. Turn it to "
+        "float32 first, with `t.float()`.",
+        "1000 * t.float()[:, None]": "You multiply by 1000 inside. The caller does that where times run from 0 to 1; "
+        "these here run from 0 to 1000 already.",
+        "t.float()[:, None] / 1000": "You divide times by 1000. They are used as they are.",
+        "(t / t.max().clamp(min=1e-6)).float()[:, None]": "Times are first scaled to lie between 0 and 1 by the "
+        "largest of the batch: then the same time looks different in another batch.",
+        "(t * (1000 if t.max() <= 1 else 1)).float()[:, None]": "You multiply by 1000 where all times are at most 1. "
+        "That t counts from 0 to 1 is the caller's business; a function that guesses gives the same t = 0.5 two "
+        "meanings, depending on the batch.",
+        "t.float().clamp(0, 1000)[:, None]": "Times beyond 0 ... 1000 are cut off. Nothing is clamped: the formula "
+        "holds for any t.",
+        "t.float().clamp(0, 999)[:, None]": "Times are cut off at 999, as if they were rows of a table of 1000. "
+        "Nothing is clamped: t = 1000 comes too and any other number.",
+        "(t.float() % 1000)[:, None]": "Times are taken modulo 1000, so t = 1000 looks like t = 0. Use them as they "
+        "are.",
+        "t.float().abs()[:, None]": "The sign of t is lost. A negative t follows the same formula: its sines change "
+        "sign.",
+    },
+    "10_000.0 ** (-torch.arange": {
+        "10_000.0 ** (torch.arange": "The exponent has the wrong sign: your frequencies grow up to 10000. At such "
+        "speed neighbouring times look unrelated.",
+    },
+    "torch.arange(half,": {
+        "torch.arange(1, half + 1,": "You count i from 1. It runs from 0 to half - 1, so the first frequency is 1.",
+    },
+    _POWERS: {
+        "torch.exp(-torch.arange(half, dtype=torch.float32) / half)": "exp(-i / half) is not 10000^(-i / half): the "
+        "factor ln 10000 is missing.",
+        "torch.linspace(1, 1e-4, half)": "The frequencies fall evenly, step by step. They fall by a constant "
+        "*factor*: 10000^(-i / half).",
+        "torch.exp(-4 * torch.arange(half, dtype=torch.float32) / half)": "That is log10 in the exponent of e. "
+        "10000^(-i / half) is exp(-ln(10000) i / half): `math.log`.",
+    },
+    "10_000.0 **": {
+        "1_000.0 **": "Your longest period belongs to 1000; the base is 10000.",
+    },
+    "t.float()[:, None] * frequencies": {
+        "2 * torch.pi * t.float()[:, None] * frequencies": "There is a factor of 2 pi too much: the first column "
+        "turns by t radians, not by t whole turns.",
+        "t.float()[:, None] * frequencies.flip(0)": "The frequencies stand in the opposite order: the first column "
+        "must turn fastest, f_0 = 1.",
+        "t.float()[:, None] * frequencies.to(t.dtype)": "The frequencies take on the dtype of t: for integer times "
+        "all but the first become 0. Turn t to float32, not the frequencies into the type of t.",
+    },
+    "dim < 2 or dim % 2": {
+        "dim % 2": "Right but for one refusal: dim = 0 (and less) is even, and must be refused too.",
+        "dim < 2": "Right but for the refusal: an odd dim needs a ValueError of yours, and so does one below 2.",
+    },
+    "dim < 2 or": {
+        "dim <= 2 or": "You refuse dim = 2, which is allowed: one cosine and one sine.",
+    },
+}
 
 TIMESTEP_EMBEDDING = Exercise(
     target=timestep_embedding,
@@ -82,127 +188,26 @@ TIMESTEP_EMBEDDING = Exercise(
         ),
     ],
     mistakes=[
-        Mistake(
-            "Your exponents run up to exactly 1: you divide by half - 1. The paper's code divides by half, so that the "
-            "slowest frequency stays a little above 1 / 10000. (diffusers has both, behind `downscale_freq_shift`.)",
-            old="dtype=torch.float32) / half",
-            new="dtype=torch.float32) / max(half - 1, 1)",
-        ),
-        Mistake(
-            "Sines come first with you. A network would not mind, but published weights do: here all cosines come "
-            "first, so that t = 0 reads 1, 1, ..., 0, 0.",
-            old=_BOTH,
-            new="torch.cat([angle.sin(), angle.cos()], dim=-1)",
-        ),
-        Mistake(
-            "Cosine and sine alternate, as in lesson 02. Here they stand in two blocks: all cosines, then all sines.",
-            old=_BOTH,
-            new="torch.stack([angle.cos(), angle.sin()], dim=-1).flatten(1)",
-        ),
-        Mistake(
-            "This is lesson 02's table: sine, cosine, sine, cosine. Here all cosines come first, then all sines.",
-            old=_BOTH,
-            new="torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)",
-        ),
-        Mistake(
-            "Both halves are cosines.",
-            old=_BOTH,
-            new="torch.cat([angle.cos(), angle.cos()], dim=-1)",
-        ),
-        Mistake(
-            "Both halves are sines.",
-            old=_BOTH,
-            new="torch.cat([angle.sin(), angle.sin()], dim=-1)",
-        ),
-        Mistake(
-            "Only the cosines come back, dim / 2 of them. The sines follow behind them.",
-            old=_BOTH,
-            new="angle.cos()",
-        ),
-        Mistake(
-            "Times are cut to whole numbers: t = 0.5 looks like t = 0. Samplers stop between steps, and flow matching "
-            "has no whole steps at all.",
-            old="t.float()[:, None]",
-            new="t.long().float()[:, None]",
-        ),
-        Mistake(
-            "Times are rounded to whole numbers. Keep the fraction.",
-            old="t.float()[:, None]",
-            new="t.float().round()[:, None]",
-        ),
-        Mistake(
-            "You divide i by dim, where half = dim / 2 belongs: your frequencies only reach down to 1 / 100.",
-            old="dtype=torch.float32) / half",
-            new="dtype=torch.float32) / dim",
-        ),
-        Mistake(
-            "Your exponents run up to 2: it is i / half, which is the same as 2 i / dim, but not 2 i / half.",
-            old="dtype=torch.float32) / half",
-            new="dtype=torch.float32) * 2 / half",
-        ),
-        Mistake(
-            "The exponent has the wrong sign: your frequencies grow up to 10000. At such speed neighbouring times look "
-            "unrelated.",
-            old="10_000.0 ** (-torch.arange",
-            new="10_000.0 ** (torch.arange",
-        ),
-        Mistake(
-            "You count i from 1. It runs from 0 to half - 1, so the first frequency is 1.",
-            old="torch.arange(half,",
-            new="torch.arange(1, half + 1,",
-        ),
-        Mistake(
-            "exp(-i / half) is not 10000^(-i / half): the factor ln 10000 is missing.",
-            old=_POWERS,
-            new="torch.exp(-torch.arange(half, dtype=torch.float32) / half)",
-        ),
-        Mistake(
-            "The frequencies fall evenly, step by step. They fall by a constant *factor*: 10000^(-i / half).",
-            old=_POWERS,
-            new="torch.linspace(1, 1e-4, half)",
-        ),
-        Mistake(
-            "Your longest period belongs to 1000; the base is 10000.",
-            old="10_000.0 **",
-            new="1_000.0 **",
-        ),
-        Mistake(
-            "You multiply by 1000 inside. The caller does that where times run from 0 to 1; these here run from 0 to "
-            "1000 already.",
-            old="t.float()[:, None]",
-            new="1000 * t.float()[:, None]",
-        ),
-        Mistake(
-            "You divide times by 1000. They are used as they are.",
-            old="t.float()[:, None]",
-            new="t.float()[:, None] / 1000",
-        ),
-        Mistake(
-            "There is a factor of 2 pi too much: the first column turns by t radians, not by t whole turns.",
-            old="t.float()[:, None] * frequencies",
-            new="2 * torch.pi * t.float()[:, None] * frequencies",
-        ),
-        Mistake(
-            "Your table stands on its side, (dim, b). One row for each time: (b, dim).",
-            old=_BOTH,
-            new="torch.cat([angle.cos(), angle.sin()], dim=-1).T",
-        ),
-        Mistake(
-            "You put cosines *below* sines, as more rows. Put them side by side: `dim=-1`.",
-            old=_BOTH,
-            new="torch.cat([angle.cos(), angle.sin()], dim=0)",
-        ),
-        Mistake(
+        *_slips(_TIME_SLIPS),
+        _coarse(
+            "t if t.is_floating_point() else t.float()",
+            "1e4 ** (-torch.arange(half, dtype=t.dtype) / half)",
+            "",
             "The result has the dtype of t. It is float32 whatever t is: the network's weights are.",
-            code="""
-            def timestep_embedding(t, dim):
-                if dim < 2 or dim % 2:
-                    raise ValueError("dim")
-                half = dim // 2
-                t = t if t.is_floating_point() else t.float()
-                angle = t[:, None] * 10_000.0 ** (-torch.arange(half, dtype=t.dtype) / half)
-                return torch.cat([angle.cos(), angle.sin()], dim=-1)
-            """,
+        ),
+        _coarse(
+            "t if t.is_floating_point() else t.float()",
+            "(1e4 ** (-torch.arange(half) / half)).to(t.dtype)",
+            ".float()",
+            "Angles are computed in the dtype of t, which is too coarse in float16 and bfloat16. Use `t.float()` "
+            "before all else.",
+        ),
+        _coarse(
+            "t.float() if t.dtype == torch.int64 else t",
+            "(1e4 ** (-torch.arange(half) / half)).to(t.dtype)",
+            ".float()",
+            "Only int64 times are turned into float32. With int32 your frequencies become whole numbers, and with "
+            "float16 and bfloat16 they are rounded: use `t.float()` whatever t is.",
         ),
         Mistake(
             "For an odd dim you append a column of zeros, as the paper's code does. Here an odd dim is refused with a "
@@ -213,103 +218,7 @@ TIMESTEP_EMBEDDING = Exercise(
                     raise ValueError("dim")
                 half = dim // 2
                 angle = t.float()[:, None] * 10_000.0 ** (-torch.arange(half) / half)
-                both = torch.cat([angle.cos(), angle.sin()], dim=-1)
-                return F.pad(both, (0, dim % 2))
-            """,
-        ),
-        Mistake(
-            "Right but for one refusal: dim = 0 (and less) is even, and must be refused too.",
-            old="dim < 2 or dim % 2",
-            new="dim % 2",
-        ),
-        Mistake(
-            "Right but for the refusal: an odd dim needs a ValueError of yours, and so does one below 2.",
-            old="dim < 2 or dim % 2",
-            new="dim < 2",
-        ),
-        Mistake(
-            "You refuse dim = 2, which is allowed: one cosine and one sine.",
-            old="dim < 2 or",
-            new="dim <= 2 or",
-        ),
-        Mistake(
-            "Times are first scaled to lie between 0 and 1 by the largest of the batch: then the same time looks "
-            "different in another batch.",
-            old="t.float()[:, None]",
-            new="(t / t.max().clamp(min=1e-6)).float()[:, None]",
-        ),
-        Mistake(
-            "You multiply by 1000 where all times are at most 1. That t counts from 0 to 1 is the caller's business; a "
-            "function that guesses gives the same t = 0.5 two meanings, depending on the batch.",
-            old="t.float()[:, None]",
-            new="(t * (1000 if t.max() <= 1 else 1)).float()[:, None]",
-        ),
-        Mistake(
-            "Times beyond 0 ... 1000 are cut off. Nothing is clamped: the formula holds for any t.",
-            old="t.float()[:, None]",
-            new="t.float().clamp(0, 1000)[:, None]",
-        ),
-        Mistake(
-            "Times are cut off at 999, as if they were rows of a table of 1000. Nothing is clamped: t = 1000 comes too "
-            "and any other number.",
-            old="t.float()[:, None]",
-            new="t.float().clamp(0, 999)[:, None]",
-        ),
-        Mistake(
-            "Times are taken modulo 1000, so t = 1000 looks like t = 0. Use them as they are.",
-            old="t.float()[:, None]",
-            new="(t.float() % 1000)[:, None]",
-        ),
-        Mistake(
-            "The sign of t is lost. A negative t follows the same formula: its sines change sign.",
-            old="t.float()[:, None]",
-            new="t.float().abs()[:, None]",
-        ),
-        Mistake(
-            "The frequencies stand in the opposite order: the first column must turn fastest, f_0 = 1.",
-            old="t.float()[:, None] * frequencies",
-            new="t.float()[:, None] * frequencies.flip(0)",
-        ),
-        Mistake(
-            "That is log10 in the exponent of e. 10000^(-i / half) is exp(-ln(10000) i / half): `math.log`.",
-            old=_POWERS,
-            new="torch.exp(-4 * torch.arange(half, dtype=torch.float32) / half)",
-        ),
-        Mistake(
-            "Your sines have the opposite sign: is it sin(-t f)? Column half + i is sin(t f_i).",
-            old=_BOTH,
-            new="torch.cat([angle.cos(), -angle.sin()], dim=-1)",
-        ),
-        Mistake(
-            "The frequencies take on the dtype of t: for integer times all but the first become 0. Turn t to float32, "
-            "not the frequencies into the type of t.",
-            old="t.float()[:, None] * frequencies",
-            new="t.float()[:, None] * frequencies.to(t.dtype)",
-        ),
-        Mistake(
-            "Only int64 times are turned into float32. With int32 your frequencies become whole numbers, and with "
-            "float16 and bfloat16 they are rounded: use `t.float()` whatever t is.",
-            code="""
-            def timestep_embedding(t, dim):
-                if dim < 2 or dim % 2:
-                    raise ValueError("dim")
-                half = dim // 2
-                t = t.float() if t.dtype == torch.int64 else t
-                angle = t[:, None] * (10_000.0 ** (-torch.arange(half) / half)).to(t.dtype)
-                return torch.cat([angle.cos(), angle.sin()], dim=-1).float()
-            """,
-        ),
-        Mistake(
-            "Angles are computed in the dtype of t, which is too coarse in float16 and bfloat16. Use `t.float()` "
-            "before all else.",
-            code="""
-            def timestep_embedding(t, dim):
-                if dim < 2 or dim % 2:
-                    raise ValueError("dim")
-                half = dim // 2
-                t = t if t.is_floating_point() else t.float()
-                angle = t[:, None] * (10_000.0 ** (-torch.arange(half) / half)).to(t.dtype)
-                return torch.cat([angle.cos(), angle.sin()], dim=-1).float()
+                return F.pad(torch.cat([angle.cos(), angle.sin()], dim=-1), (0, dim % 2))
             """,
         ),
     ],
@@ -383,11 +292,12 @@ TIMESTEP_EMBEDDING = Exercise(
 
 _COLUMN, _ROW = "sincos(columns.flatten(), dim // 2)", "sincos(rows.flatten(), dim // 2)"
 _TABLE = f"torch.cat([{_COLUMN}, {_ROW}], dim=-1)"
-_MESH = 'torch.meshgrid(*(torch.arange(length, dtype=torch.float32) for length in grid), indexing="ij")'
 
 
-def _table(new: str, sentence: str) -> Mistake:
-    return Mistake(sentence, old=_TABLE, new=new)
+def _by_hand(exponents: str) -> str:
+    """The table with other frequencies, all powers of 10000."""
+    angle = f"p.flatten()[:, None] * 10000.0 ** ({exponents})"
+    return f"torch.cat([g({angle}) for p in (columns, rows) for g in (torch.sin, torch.cos)], dim=-1)"
 
 
 def _numbers(column: str, row: str, sentence: str) -> Mistake:
@@ -413,6 +323,92 @@ def _is_new_each_time(f) -> bool:
     return bool(f((2, 3), 8).any())
 
 
+_PLACE_SLIPS = {
+    _TABLE: {
+        f"torch.cat([{_ROW}, {_COLUMN}], dim=-1)": "Row before column. It looks natural, and trains as well, but in "
+        "the published weights the first half of the numbers encodes the *column*. (There the variable is called "
+        "`emb_h`, which has misled many.)",
+        f'rearrange({_TABLE}, "(h w) d -> (w h) d", h=grid[0])': "Each vector is right, but the patches are numbered "
+        "down the columns. Number them like words on a page: the column changes fastest.",
+        f'rearrange(torch.cat([{_ROW}, {_COLUMN}], dim=-1), "(h w) d -> (w h) d", h=grid[0])': "Rows and columns "
+        "changed places everywhere: in the order of the patches and in the two halves. Is your grid (w, h)? It is (h, "
+        "w).",
+        "sincos(columns.flatten(), dim) + sincos(rows.flatten(), dim)": "You add the two encodings, both at full "
+        "width. They stand side by side, dim / 2 numbers each.",
+        "sincos(torch.arange(grid[0] * grid[1]).float(), dim)": "You number the patches 0 ... n - 1 and encode that "
+        "number, as for a sentence. Neighbours above each other are then far apart. Encode column and row, each by "
+        "itself.",
+        f"torch.stack([{_COLUMN}, {_ROW}], dim=-1).flatten(1)": "Column and row alternate number by number. They form "
+        "two blocks: first all of the column's, then the row's.",
+        f"torch.cat([p.roll(dim // 4, dims=1) for p in ({_COLUMN}, {_ROW})], dim=-1)": "Within each half cosines come "
+        "before sines. For positions it is sine first, and for time cosine first: two conventions in one paper.",
+        f'rearrange({_TABLE}, "n (place wave f) -> n (wave place f)", place=2, wave=2)': "The order "
+        "is sin(column), sin(row), cos(column), cos(row) with you. Sine and cosine of the same number belong "
+        "together: column first, both; then row, both.",
+        f'rearrange({_TABLE}, "n (place wave f) -> n (place f wave)", place=2, wave=2)': "Within each "
+        "half sine and cosine alternate, as in lesson 02. Here all sines come first, then all cosines.",
+        "torch.cat([sincos(p.flatten(), dim)[:, : dim // 2] for p in (columns, rows)], dim=-1)": "You encode "
+        "at full width and keep the first half: those are sines alone, and too many frequencies. Encode with dim / 2 "
+        "numbers.",
+        _by_hand("-torch.arange(dim // 4) / max(dim // 4 - 1, 1)"): "The exponents run up to exactly 1: divide i by "
+        "dim / 4, not by dim / 4 - 1.",
+        _by_hand("-torch.arange(dim // 4) / (dim // 2)"): "Your frequencies reach down to 1 / 100 only. Either the "
+        "base is 100 instead of 10000, or you divide i by dim / 2: each axis has dim / 4 frequencies, and the "
+        "exponent is i over *that* number.",
+        _by_hand("-torch.arange(dim // 4) / dim"): "You divide i by dim. Each axis has dim / 4 frequencies, and the "
+        "exponent is i over *that* number.",
+        _by_hand("torch.arange(dim // 4) / (dim // 4)"): "The exponent has the wrong sign: your frequencies grow up "
+        "to 10000.",
+        f"torch.cat([{_COLUMN}, {_COLUMN}], dim=-1)": "Both halves encode the column. Patches above each other cannot "
+        "be told apart.",
+        f"torch.cat([{_ROW}, {_ROW}], dim=-1)": "Both halves encode the row. Patches side by side cannot be told "
+        "apart.",
+        f"{_TABLE}[None]": "There is an axis of one in front, for the batch. Return (h w, dim): it broadcasts by "
+        "itself.",
+        f"{_TABLE}.view(*grid, dim)": "The grid is still a grid, (h, w, dim). A Transformer reads a sequence: join "
+        "the two axes.",
+        f"{_TABLE}.double()": "The table is float64, as numpy makes it. Convert it to float32.",
+        f"nn.Parameter({_TABLE})": "The table asks for gradients (`requires_grad_()`, or an `nn.Parameter`, which "
+        "does so unless told otherwise), and an optimizer could move it. DiT's positions are frozen: return a plain "
+        "tensor.",
+        _by_hand("-torch.arange(1, dim // 4 + 1) / (dim // 4)"): "You count i from 1. It runs from 0 to quarter - 1, "
+        "so the first frequency is 1.",
+        f"torch.cat([{_COLUMN}, sincos(rows.flatten() + 1, dim // 2)], dim=-1)": "You count rows from 1. They begin "
+        "with 0, as columns do.",
+        f"torch.cat([sincos(columns.flatten() + 1, dim // 2), {_ROW}], dim=-1)": "You count columns from 1. They "
+        "begin with 0, as rows do.",
+        f"torch.cat([{_COLUMN}, sincos(rows.flatten().flip(0), dim // 2)], dim=-1)": "You count rows from below. Row "
+        "0 is the first one, at the top.",
+        f"{_TABLE}.to(torch.float16).float()": "Right to three digits only: something is rounded to float16 on the "
+        "way. Compute in float32.",
+    },
+    "torch.arange(length, dtype=torch.float32)": {
+        "torch.arange(length, dtype=torch.float32) / length": "Positions are divided by the length of the axis. They "
+        "are whole numbers; the frequencies are for these.",
+        "torch.arange(length, dtype=torch.float32) + 0.5": "Positions are the middles of patches, 0.5, 1.5, ... They "
+        "are whole numbers from 0.",
+        "torch.linspace(0, 1, length)": "Positions are scaled to run from 0 to 1. They are whole numbers: the "
+        "frequencies are made for these.",
+        "torch.arange(length, dtype=torch.float32) - (length - 1) / 2": "Positions are centred: they are negative "
+        "left and above. They begin with 0.",
+    },
+    "torch.arange(length, dtype": {
+        "torch.arange(1, length + 1, dtype": "You count rows and columns from 1. They begin with 0.",
+    },
+    "for length in grid)": {
+        "for length in (grid[0], grid[0]))": "You take the grid for a square, with as many columns as rows. It has "
+        "grid[0] rows and grid[1] columns.",
+        "for length in (grid[1], grid[1]))": "You take the grid for a square, with as many rows as columns. It has "
+        "grid[0] rows and grid[1] columns.",
+    },
+    "dim < 4 or": {
+        "dim <= 4 or": "You refuse dim = 4, which is allowed: one frequency for each axis.",
+    },
+    "dim % 4:": {
+        "dim % 8:": "You demand a multiple of 8. A multiple of 4 is enough.",
+    },
+}
+
 SINCOS_2D = Exercise(
     target=sincos_2d,
     minutes=15,
@@ -427,7 +423,7 @@ SINCOS_2D = Exercise(
         Case("a single frequency", lambda g: dict(grid=(2, 3), dim=4)),
         Case("as many columns of the grid as of the table", lambda g: dict(grid=(3, 8), dim=8)),
         Case("a wide grid", lambda g: dict(grid=(2, 300), dim=12)),
-        Case("a large grid", lambda g: dict(grid=(50, 60), dim=8)),
+        Case("a large grid", lambda g: dict(grid=(50, 61), dim=8)),
         Case("6 is no multiple of 4", lambda g: dict(grid=(2, 3), dim=6)),
         Case("9 is no multiple of 4", lambda g: dict(grid=(2, 3), dim=9)),
         Case("2 is no multiple of 4", lambda g: dict(grid=(2, 3), dim=2)),
@@ -447,103 +443,7 @@ SINCOS_2D = Exercise(
         ),
     ],
     mistakes=[
-        _table(
-            f"torch.cat([{_ROW}, {_COLUMN}], dim=-1)",
-            "Row before column. It looks natural, and trains as well, but in the published weights the first half of "
-            "the numbers encodes the *column*. (There the variable is called `emb_h`, which has misled many.)",
-        ),
-        _table(
-            f'rearrange({_TABLE}, "(h w) d -> (w h) d", h=grid[0])',
-            "Each vector is right, but the patches are numbered down the columns. Number them like words on a page: "
-            "the column changes fastest.",
-        ),
-        _table(
-            f'rearrange(torch.cat([{_ROW}, {_COLUMN}], dim=-1), "(h w) d -> (w h) d", h=grid[0])',
-            "Rows and columns changed places everywhere: in the order of the patches and in the two halves. Is your "
-            "grid (w, h)? It is (h, w).",
-        ),
-        _table(
-            "sincos(columns.flatten(), dim) + sincos(rows.flatten(), dim)",
-            "You add the two encodings, both at full width. They stand side by side, dim / 2 numbers each.",
-        ),
-        _table(
-            "sincos(torch.arange(grid[0] * grid[1]).float(), dim)",
-            "You number the patches 0 ... n - 1 and encode that number, as for a sentence. Neighbours above each "
-            "other are then far apart. Encode column and row, each by itself.",
-        ),
-        _table(
-            f"torch.stack([{_COLUMN}, {_ROW}], dim=-1).flatten(1)",
-            "Column and row alternate number by number. They form two blocks: first all of the column's, then the "
-            "row's.",
-        ),
-        _table(
-            f"torch.cat([p.roll(dim // 4, dims=1) for p in ({_COLUMN}, {_ROW})], dim=-1)",
-            "Within each half cosines come before sines. For positions it is sine first, and for time cosine first: "
-            "two conventions in one paper.",
-        ),
-        _table(
-            "torch.cat([f(p.flatten()[:, None] * 10000.0 ** (-torch.arange(dim // 4) / (dim // 4))) for f in "
-            "(torch.sin, torch.cos) for p in (columns, rows)], dim=-1)",
-            "The order is sin(column), sin(row), cos(column), cos(row) with you. Sine and cosine of the same number "
-            "belong together: column first, both; then row, both.",
-        ),
-        _table(
-            "torch.cat([torch.stack([p[:, : dim // 4], p[:, dim // 4 :]], dim=-1).flatten(1) for p in "
-            f"({_COLUMN}, {_ROW})], dim=-1)",
-            "Within each half sine and cosine alternate, as in lesson 02. Here all sines come first, then all cosines.",
-        ),
-        _table(
-            "torch.cat([sincos(columns.flatten(), dim)[:, : dim // 2], sincos(rows.flatten(), dim)[:, : dim // 2]], "
-            "dim=-1)",
-            "You encode at full width and keep the first half: those are sines alone, and too many frequencies. "
-            "Encode with dim / 2 numbers.",
-        ),
-        _table(
-            "torch.cat([g(p.flatten()[:, None] * 10000.0 ** (-torch.arange(dim // 4) / max(dim // 4 - 1, 1))) for p in "
-            "(columns, rows) for g in (torch.sin, torch.cos)], dim=-1)",
-            "The exponents run up to exactly 1: divide i by dim / 4, not by dim / 4 - 1.",
-        ),
-        _table(
-            "torch.cat([g(p.flatten()[:, None] * 10000.0 ** (-torch.arange(dim // 4) / (dim // 2))) for p in "
-            "(columns, rows) for g in (torch.sin, torch.cos)], dim=-1)",
-            "Your frequencies reach down to 1 / 100 only. Either the base is 100 instead of 10000, or you divide i by "
-            "dim / 2: each axis has dim / 4 frequencies, and the exponent is i over *that* number.",
-        ),
-        _table(
-            "torch.cat([g(p.flatten()[:, None] * 10000.0 ** (-torch.arange(dim // 4) / dim)) for p in "
-            "(columns, rows) for g in (torch.sin, torch.cos)], dim=-1)",
-            "You divide i by dim. Each axis has dim / 4 frequencies, and the exponent is i over *that* number.",
-        ),
-        _table(
-            "torch.cat([g(p.flatten()[:, None] * 10000.0 ** (torch.arange(dim // 4) / (dim // 4))) for p in "
-            "(columns, rows) for g in (torch.sin, torch.cos)], dim=-1)",
-            "The exponent has the wrong sign: your frequencies grow up to 10000.",
-        ),
-        _table(
-            f"torch.cat([{_COLUMN}, {_COLUMN}], dim=-1)",
-            "Both halves encode the column. Patches above each other cannot be told apart.",
-        ),
-        _table(
-            f"torch.cat([{_ROW}, {_ROW}], dim=-1)",
-            "Both halves encode the row. Patches side by side cannot be told apart.",
-        ),
-        _table(
-            f"{_TABLE}[None]",
-            "There is an axis of one in front, for the batch. Return (h w, dim): it broadcasts by itself.",
-        ),
-        _table(
-            f"{_TABLE}.view(*grid, dim)",
-            "The grid is still a grid, (h, w, dim). A Transformer reads a sequence: join the two axes.",
-        ),
-        _table(
-            f"{_TABLE}.double()",
-            "The table is float64, as numpy makes it. Convert it to float32.",
-        ),
-        _table(
-            f"nn.Parameter({_TABLE})",
-            "The table asks for gradients (`requires_grad_()`, or an `nn.Parameter`, which does so unless told "
-            "otherwise), and an optimizer could move it. DiT's positions are frozen: return a plain tensor.",
-        ),
+        *_slips(_PLACE_SLIPS),
         _numbers(
             "p % w", "p // h", "The row is p // w. You divide by the number of rows; a row is full after w patches."
         ),
@@ -564,62 +464,6 @@ SINCOS_2D = Exercise(
             "p",
             "Both halves encode the number of the patch, 0 ... n - 1. The first half encodes its column, the second "
             "its row.",
-        ),
-        _table(
-            "torch.cat([g(p.flatten()[:, None] * 10000.0 ** (-torch.arange(1, dim // 4 + 1) / (dim // 4))) for p in "
-            "(columns, rows) for g in (torch.sin, torch.cos)], dim=-1)",
-            "You count i from 1. It runs from 0 to quarter - 1, so the first frequency is 1.",
-        ),
-        _table(
-            f"torch.cat([{_COLUMN}, sincos(rows.flatten() + 1, dim // 2)], dim=-1)",
-            "You count rows from 1. They begin with 0, as columns do.",
-        ),
-        _table(
-            f"torch.cat([sincos(columns.flatten() + 1, dim // 2), {_ROW}], dim=-1)",
-            "You count columns from 1. They begin with 0, as rows do.",
-        ),
-        _table(
-            f"torch.cat([{_COLUMN}, sincos(rows.flatten().flip(0), dim // 2)], dim=-1)",
-            "You count rows from below. Row 0 is the first one, at the top.",
-        ),
-        _table(
-            f"{_TABLE}.to(torch.float16).float()",
-            "Right to three digits only: something is rounded to float16 on the way. Compute in float32.",
-        ),
-        Mistake(
-            "Positions are divided by the length of the axis. They are whole numbers; the frequencies are for these.",
-            old="torch.arange(length, dtype=torch.float32)",
-            new="torch.arange(length, dtype=torch.float32) / length",
-        ),
-        Mistake(
-            "Positions are the middles of patches, 0.5, 1.5, ... They are whole numbers from 0.",
-            old="torch.arange(length, dtype=torch.float32)",
-            new="torch.arange(length, dtype=torch.float32) + 0.5",
-        ),
-        Mistake(
-            "You count rows and columns from 1. They begin with 0.",
-            old="torch.arange(length, dtype",
-            new="torch.arange(1, length + 1, dtype",
-        ),
-        Mistake(
-            "Positions are scaled to run from 0 to 1. They are whole numbers: the frequencies are made for these.",
-            old="torch.arange(length, dtype=torch.float32)",
-            new="torch.linspace(0, 1, length)",
-        ),
-        Mistake(
-            "Positions are centred: they are negative left and above. They begin with 0.",
-            old="torch.arange(length, dtype=torch.float32)",
-            new="torch.arange(length, dtype=torch.float32) - (length - 1) / 2",
-        ),
-        Mistake(
-            "You take the grid for a square, with as many columns as rows. It has grid[0] rows and grid[1] columns.",
-            old="for length in grid)",
-            new="for length in (grid[0], grid[0]))",
-        ),
-        Mistake(
-            "You take the grid for a square, with as many rows as columns. It has grid[0] rows and grid[1] columns.",
-            old="for length in grid)",
-            new="for length in (grid[1], grid[1]))",
         ),
         Mistake(
             "Right but for the refusal: two axes with a sine and a cosine each need a multiple of 4, at least 4. All "
@@ -661,16 +505,6 @@ SINCOS_2D = Exercise(
                 p = torch.arange(grid[0] * grid[1])
                 return torch.cat([sincos(n.float(), dim // 2) for n in (p % grid[1], p // grid[1])], dim=1)
             """,
-        ),
-        Mistake(
-            "You refuse dim = 4, which is allowed: one frequency for each axis.",
-            old="dim < 4 or",
-            new="dim <= 4 or",
-        ),
-        Mistake(
-            "You demand a multiple of 8. A multiple of 4 is enough.",
-            old="dim % 4:",
-            new="dim % 8:",
         ),
         Mistake(
             "Right but for the refusals: `assert` raises AssertionError, and is skipped under `python -O`. Use `raise "
@@ -788,8 +622,6 @@ _BLOCK_BODY = """\
         return x + gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
 """
 _SIX = "shift1, scale1, gate1, shift2, scale2, gate2 ="
-_FIRST = "x + gate1.unsqueeze(1) * self.attention(modulate(self.norm1(x), shift1, scale1))"
-_LAST = "x + gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))"
 
 
 def _block(body: str) -> str:
@@ -799,35 +631,203 @@ def _block(body: str) -> str:
     return source.replace(_BLOCK_BODY, textwrap.indent(textwrap.dedent(body).strip("\n"), 8 * " ") + "\n")
 
 
-def _wrong_block(sentence: str, body: str) -> Mistake:
-    return Mistake(sentence, code=_block(body))
+_SHORT = {  # abbreviations for the tables of mistakes; the six vectors have an axis for the tokens there
+    "A": "self.attention(self.norm1(x) * (1 + scale1) + shift1)",
+    "M": "self.mlp(self.norm2(x) * (1 + scale2) + shift2)",
+    **{name: f"self.{name}" for name in ("attention", "norm1", "mlp", "norm2")},
+}
+_MIRROR = {"A": "M", "attention": "mlp"} | {f"{name}1": f"{name}2" for name in ("norm", "shift", "scale", "gate")}
 
 
-def _reads(first: str, second: str, sentence: str, lines: str = "") -> Mistake:
-    """Both parts read something else."""
-    return _wrong_block(
-        sentence,
-        f"""
-        {_SIX} self.modulation(condition).unsqueeze(1).chunk(6, dim=-1){lines}
-        x = x + gate1 * {first}
-        return x + gate2 * {second}
-        """,
-    )
+def _words(text: str, table: dict[str, str]) -> str:
+    return re.sub(r"\w+", lambda word: table.get(word[0], word[0]), text)
 
 
-def _normed(norm: str, sentence: str) -> Mistake:
-    """Both parts read tokens through another norm, an expression in y."""
-    return _wrong_block(
-        sentence,
-        f"""
-        def norm(y):
-            return {norm}
+def _wrong_block(body: str, sentence: str) -> Mistake:
+    six = f"{_SIX} self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)\n"
+    return Mistake(sentence, code=_block(six + _words(textwrap.dedent(body).strip("\n"), _SHORT)))
 
-        {_SIX} self.modulation(condition).chunk(6, dim=-1)
-        x = x + gate1.unsqueeze(1) * self.attention(modulate(norm(x), shift1, scale1))
-        return x + gate2.unsqueeze(1) * self.mlp(modulate(norm(x), shift2, scale2))
-        """,
-    )
+
+_STEPS = {  # what becomes of x: first the attention, then the MLP in the same way
+    "x + gate1 * attention(norm1(x) * scale1 + shift1)": "The 1 + is missing: you multiply by scale, not by 1 + scale. "
+    "At birth scale, shift and gate are all 0, so each part reads zeros and says zeros, and *nothing* can start "
+    "learning. No test of the identity sees it.",
+    "gate1 * (x + A)": "The gate covers the tokens too: gate (x + f(x)). It may only touch what the part says, or "
+    "closed gates erase the picture.",
+    "gate1 * x + A": "The gate multiplies the tokens, and not what the part says: gate x + f(x). It is x + gate f(x).",
+    "gate1 * A": "The tokens themselves are lost: what comes back is only what the parts say. Add it to x.",
+    "norm1(x) + gate1 * A": "You add to the *normalised* tokens. Only what the part reads is normalised; what it says "
+    "is added to x itself.",
+    "(1 - gate1) * x + gate1 * A": "You mix: (1 - gate) x + gate f(x). The tokens stay whole: x + gate f(x).",
+    "x + A": "Both gates are missing: this is adaLN, without the Zero. What each part says is multiplied by its gate "
+    "before it is added.",
+    "x + (1 + gate1) * A": "You multiply by 1 + gate. Scale has a 1 +, the gate has none: it must be able to close.",
+    "x + gate1.sigmoid() * A": "The gates go through a sigmoid, as in an LSTM. Here they are used as they are: a "
+    "sigmoid of 0 would be half open.",
+    "x + gate1.tanh() * A": "The gates go through a tanh. Here they are used as they are.",
+    "x + gate1 * attention(gate1 * (norm1(x) * (1 + scale1) + shift1))": "The gate stands before the part and again "
+    "behind it. It belongs behind it only.",
+    "x + attention(gate1 * (norm1(x) * (1 + scale1) + shift1))": "The gate stands before the part, on what it reads. "
+    "It belongs behind it, on what it says: biases would slip past a closed gate.",
+    "x + gate1 * (attention(norm1(x)) * (1 + scale1) + shift1)": "You shift and scale what each part *says*. Shift and "
+    "scale belong to what it *reads*, behind the norm; only the gate stands behind the part.",
+    "x + gate1 * (attention(norm1(x) * (1 + scale1)) + shift1)": "The shift is added to what the part says. It belongs "
+    "to what the part reads, next to 1 + scale.",
+    "x + gate1 * attention(norm1(x * (1 + scale1) + shift1))": "You shift and scale before the norm, which then takes "
+    "much of it out again. First the norm, then 1 + scale and shift.",
+    "x + gate1 * attention(x * (1 + scale1) + shift1)": "The norms are missing: each part reads the normalised tokens, "
+    "`norm1(x)` or `norm2(x)`.",
+    "norm1(x + gate1 * attention(x * (1 + scale1) + shift1))": "The norm stands outside the sum (post-norm, lesson "
+    "02). Here each part reads a normalised copy.",
+    "x + gate1 * attention((norm1(x) + shift1) * (1 + scale1))": "The shift is scaled along with the rest. First "
+    "multiply by 1 + scale, then add the shift.",
+    "x + gate1 * attention(norm1(x) * (2 + scale1) + shift1)": "You multiply by 2 + scale: `modulate` adds the 1 "
+    "itself, so hand it the bare scale.",
+    "x + gate1 * attention(norm1(x) * scale1.exp() + shift1)": "You multiply by exp(scale). It is 1 + scale.",
+    "x + gate1 * attention(norm1(x))": "Shift and scale are not used at all. What each part reads is multiplied by 1 + "
+    "scale, plus shift.",
+}
+_OWN_NORM = """
+x = x + gate1 * attention(norm(x) * (1 + scale1) + shift1)
+return x + gate2 * mlp(norm(x) * (1 + scale2) + shift2)
+"""
+_NORMS = {  # both parts read the tokens y through another norm
+    "F.layer_norm(y, y.shape[-1:])": "Your norm has PyTorch's default eps, 1e-5. Here eps is 1e-6, as `norm1` and "
+    "`norm2` have it.",
+    "(y - y.mean(-1, keepdim=True)) / y.std(-1, correction=0, keepdim=True)": "Your norm has no eps: a token whose "
+    "numbers are all equal becomes 0 / 0. It is 1e-6, inside the root.",
+    "F.layer_norm(y, y.shape[-1:], eps=1e-12)": "Faint tokens grow too much: the eps of your norm is below 1e-6, the "
+    "one that `norm1` and `norm2` have, or tokens go through the norm twice.",
+    "(y - y.mean(-1, keepdim=True)) / (y.var(-1, correction=0, keepdim=True).sqrt() + 1e-6)": "Your norm adds eps "
+    "behind the root. It stands inside: the root of variance + 1e-6.",
+    "(y - y.mean(-1, keepdim=True)) / (y.var(-1, keepdim=True) + 1e-6).sqrt()": "Your norm's variance divides by d - 1 "
+    "(`correction=1`, the default of `var` and `std`). It divides by d.",
+    "y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt()": "Your norm does not take off the mean (that is RMSNorm). "
+    "Here it is LayerNorm.",
+}
+_BODIES = {
+    "x = x + gate1 * A\nreturn x + gate2 * mlp(norm2(x) * scale2 + shift2)": "The 1 + is missing in what the MLP "
+    "reads: it is 1 + scale there too.",
+    "x = x + gate1 * attention(norm1(x) * scale1 + shift1)\nreturn x + gate2 * M": "The 1 + is missing in what the "
+    "attention reads: it is 1 + scale there too.",
+    "x = x + gate1 * A\nreturn x + gate2 * mlp(norm2(x))": "What the MLP reads is not modulated: multiply by 1 + scale "
+    "and add the shift, the fourth and fifth of the six are for that.",
+    "x = x + gate1 * attention(norm1(x))\nreturn x + gate2 * M": "What the attention reads is not modulated: multiply "
+    "by 1 + scale and add the shift, the first two of the six are for that.",
+    "x = x + gate1 * A\nreturn x + gate1 * mlp(norm2(x) * (1 + scale1) + shift1)": "Attention and MLP share the first "
+    "three vectors. The MLP has its own: the last three.",
+    "return x + gate1 * A + gate2 * M": "The MLP reads the tokens as they came in, side by side with the attention. It "
+    "comes after it, and reads the tokens with the attention added.",
+    "y, x = x, x + gate1 * A\nreturn y + gate2 * M": "What the attention said is lost: at the end you add the MLP's "
+    "part to the tokens as they came in.",
+    "y, x = x, gate1 * A\nreturn y + x + gate2 * M": "The MLP reads only what the attention said. It reads the tokens "
+    "with that added.",
+    "x = x + gate2 * M\nreturn x + gate1 * A": "MLP before attention: the attention comes first.",
+    "x = norm1(x) * (1 + scale1) + shift1\nx = x + gate1 * attention(x)\nx = norm2(x) * (1 + scale2) + shift2\n"
+    "return x + gate2 * mlp(x)": "You add to the *modulated* tokens. The stream itself is neither normalised nor "
+    "modulated; only the copy that each part reads is.",
+    "x += gate1 * A\nx += gate2 * M\nreturn x": "The values are right, but x is overwritten: `+=` writes into the "
+    "caller's tokens. Write `x = x + ...`.",
+    "if gate1.any():\n    x = x + gate1 * A\nreturn x + gate2 * M if gate2.any() else x": "You skip a part whose gate "
+    "is closed. The values are the same, but then no gradient reaches the gate, and every block is born with closed "
+    "gates: it would stay asleep for ever. Multiply by the gate.",
+    "gate1, gate2 = gate1.squeeze(1), gate2.squeeze(1)\nx = x + gate1 * A\nreturn x + gate2 * M": "The gate has shape "
+    "(b, d) and the tokens (b, n, d): without an axis for the tokens it is spread over the wrong one. "
+    "`gate.unsqueeze(1)` makes (b, 1, d).",
+    "gate1, gate2 = gate1.squeeze(1), gate2.squeeze(1)\nx = x + A * gate1\nreturn x + M * gate2": "What the part says "
+    "has the shape (b, n, d), your gate (b, d): it lacks the axis of the tokens, `gate.unsqueeze(1)`.",
+    "six = shift1, scale1, gate1, shift2, scale2, gate2\nshift1, scale1, gate1, shift2, scale2, gate2 = (v.squeeze(1) "
+    "for v in six)\nx = x + gate1 * A\nreturn x + gate2 * M": "The vectors have shape (b, d) and the tokens (b, n, d): "
+    "without an axis for the tokens they are spread over the wrong one. `.unsqueeze(1)` makes (b, 1, d).",
+    "x = x + gate1 * attention(modulate(norm1(x), shift1, scale1))\nreturn x + gate2 * mlp(modulate(norm2(x), shift2, "
+    "scale2))": "There is one axis too many: `modulate` takes shift and scale as (b, d) and puts in the axis for the "
+    "tokens itself. Only the gate needs your `unsqueeze(1)`.",
+}
+_BLOCK_SLIPS = {
+    _SIX: {
+        "scale1, shift1, gate1, scale2, shift2, gate2 =": "Scale and shift are exchanged with you, in the six or in "
+        "what you hand to `modulate`. A network that is trained from scratch would not mind; published weights do. The "
+        "order is shift, scale, gate.",
+        "gate1, shift1, scale1, gate2, shift2, scale2 =": "The gate comes first in your six. The order is shift, "
+        "scale, gate.",
+        "scale1, gate1, shift1, scale2, gate2, shift2 =": "The shift comes last in your six. The order is shift, "
+        "scale, gate.",
+        "shift1, gate1, scale1, shift2, gate2, scale2 =": "The gate stands before the scale in your six. The order is "
+        "shift, scale, gate.",
+        "shift1, shift2, scale1, scale2, gate1, gate2 =": "Your six are sorted by kind: both shifts, both scales, both "
+        "gates. They are sorted by part: shift, scale and gate of the attention, then of the MLP.",
+        "shift2, scale2, gate2, shift1, scale1, gate1 =": "The MLP gets the first three and the attention the last "
+        "three. Attention comes first.",
+        "shift1, scale1, gate2, shift2, scale2, gate1 =": "The two gates are exchanged: the third of the six belongs "
+        "to the attention, the last to the MLP.",
+        "shift1, scale1, gate1, scale2, shift2, gate2 =": "For the MLP you read scale before shift. Its three stand in "
+        "the same order: shift, scale, gate.",
+    },
+    "self.modulation(condition).chunk(6, dim=-1)": {
+        "self.modulation(condition).unflatten(-1, (-1, 6)).unbind(-1)": "You take every sixth number (a reshape to (d, "
+        "6)). The six vectors lie one behind the other: `chunk(6, dim=-1)`, or a reshape to (6, d).",
+        "self.modulation(condition).reshape(6, len(condition), -1)": "Samples and vectors are mixed up: `reshape(6, b, "
+        "d)` cuts the numbers in their order in memory, where the six of one sample lie together. Take `reshape(b, 6, "
+        "d)`, or `chunk(6, dim=-1)`.",
+    },
+    "self.modulation(condition)": {
+        "self.modulation[1](condition)": "The SiLU is skipped: you use only the linear layer of `modulation`. Call the "
+        "whole of it.",
+        "self.modulation(nn.functional.silu(condition))": "A second SiLU: `modulation` begins with one already.",
+        "self.modulation(condition[:1])": "All samples get the condition of the first one. Each has its own.",
+        "self.modulation(condition.detach())": "The values are right, but no gradient reaches the condition: time and "
+        "label would never learn.",
+    },
+    "gate1.unsqueeze(1) * ": {"": "The attention's gate is missing."},
+    "gate2.unsqueeze(1) * ": {"": "The MLP's gate is missing."},
+    "gate2.unsqueeze(1)": {
+        "gate1.unsqueeze(1)": "The attention's gate works on the MLP too; its own gate is the last of the six.",
+        "(1 + gate2).unsqueeze(1)": "You multiply what the MLP says by 1 + gate. Its gate too must be able to close.",
+    },
+    "return x + gate2": {
+        "return gate2": "The MLP's part is not added to the tokens but takes their place. `x + ...` is missing.",
+        "return x  #": "The MLP is skipped: what comes back is the stream after the attention.",
+    },
+    "        x = x + gate1": {
+        "        x = x + condition.unsqueeze(1)\n        x = x + gate1": "The condition is added to the tokens as "
+        "well. It works through `modulation` only.",
+    },
+    "shift1, scale1))": {
+        "shift1, scale1)).detach()": "The values are right, but no gradient reaches the tokens through the attention.",
+        "shift1, scale1), condition)": "The attention gets the condition as a second input. It reads the tokens only, "
+        "as `attention(x)`: the condition works through `modulation`.",
+    },
+    "self.attention(modulate(": {
+        "self.attention(x=modulate(": "You call the attention with a keyword. Another attention has another name for "
+        "its input: `attention(x)`.",
+    },
+    "shift2, scale2)": {
+        "shift1, scale1)": "The MLP reads with the attention's shift and scale; its own are the fourth and fifth of "
+        "the six.",
+        "shift1, scale2)": "The MLP reads with the attention's shift; its own is the fourth of the six.",
+        "shift2, scale1)": "The MLP reads with the attention's scale; its own is the fifth of the six.",
+    },
+    "self.norm1(x)": {
+        "x": "The attention reads tokens that went through no norm: `norm1` is missing.",
+        "self.norm1(x.float()).to(x.dtype)": "Right in float32, but a block in float64 stops, or loses digits: "
+        "something on the way is turned into float32 (`.float()`, for example). Leave every dtype as it comes.",
+    },
+    "self.norm2(x)": {"x": "The MLP reads tokens that went through no norm: `norm2` is missing."},
+    "self.mlp(modulate(self.norm2(x), shift2, scale2))": {
+        "self.mlp[2](nn.functional.gelu(self.mlp[0](modulate(self.norm2(x), shift2, scale2))))": "Your MLP has the "
+        "exact GELU. The block's own, `self.mlp`, has the one with tanh: call it as a whole.",
+    },
+    "gate2.unsqueeze(1) * self.mlp(": {
+        "self.mlp(gate2.unsqueeze(1) * ": "The MLP's gate stands before the MLP, on what it reads. It belongs behind "
+        "it: biases would slip past a closed gate.",
+    },
+    "        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))": {
+        "        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))\n"
+        "        nn.init.zeros_(self.modulation[1].weight)\n        nn.init.zeros_(self.modulation[1].bias)": "You set "
+        "the modulation to zero in `__init__`. It is given as it is: initial weights are not set here, but by "
+        "`initialise_dit`.",
+    },
+}
 
 
 _BLOCK = dict(d=12, heads=3, d_ff=19)
@@ -986,453 +986,10 @@ DIT_BLOCK = Exercise(
         ),
     ],
     mistakes=[
-        _reads(
-            "self.attention(self.norm1(x) * scale1 + shift1)",
-            "self.mlp(self.norm2(x) * scale2 + shift2)",
-            "The 1 + is missing: you multiply by scale, not by 1 + scale. At birth scale, shift and gate are all 0, so "
-            "each part reads zeros and says zeros, and *nothing* can start learning. No test of the identity sees it.",
-        ),
-        Mistake(
-            "Scale comes before shift with you. A network that is trained from scratch would not mind; published "
-            "weights do. The order is shift, scale, gate.",
-            old=_SIX,
-            new="scale1, shift1, gate1, scale2, shift2, gate2 =",
-        ),
-        Mistake(
-            "The gate comes first in your six. The order is shift, scale, gate.",
-            old=_SIX,
-            new="gate1, shift1, scale1, gate2, shift2, scale2 =",
-        ),
-        Mistake(
-            "The gate stands before the shift in your six. The order is shift, scale, gate.",
-            old=_SIX,
-            new="scale1, gate1, shift1, scale2, gate2, shift2 =",
-        ),
-        Mistake(
-            "Your six are sorted by kind: both shifts, both scales, both gates. They are sorted by part: shift, scale "
-            "and gate of the attention, then of the MLP.",
-            old=_SIX,
-            new="shift1, shift2, scale1, scale2, gate1, gate2 =",
-        ),
-        Mistake(
-            "The MLP gets the first three and the attention the last three. Attention comes first.",
-            old=_SIX,
-            new="shift2, scale2, gate2, shift1, scale1, gate1 =",
-        ),
-        _wrong_block(
-            "Attention and MLP share the first three vectors. The MLP has its own: the last three.",
-            """
-            shift, scale, gate, *_ = self.modulation(condition).chunk(6, dim=-1)
-            x = x + gate.unsqueeze(1) * self.attention(modulate(self.norm1(x), shift, scale))
-            return x + gate.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift, scale))
-            """,
-        ),
-        Mistake(
-            "You take every sixth number (a reshape to (d, 6)). The six vectors lie one behind the other: `chunk(6, "
-            "dim=-1)`, or a reshape to (6, d).",
-            old="self.modulation(condition).chunk(6, dim=-1)",
-            new="self.modulation(condition).unflatten(-1, (-1, 6)).unbind(-1)",
-        ),
-        _wrong_block(
-            "The gate covers the tokens too: gate (x + f(x)). It may only touch what the part says, or closed gates "
-            "erase the picture.",
-            f"""
-            {_SIX} self.modulation(condition).chunk(6, dim=-1)
-            x = gate1.unsqueeze(1) * (x + self.attention(modulate(self.norm1(x), shift1, scale1)))
-            return gate2.unsqueeze(1) * (x + self.mlp(modulate(self.norm2(x), shift2, scale2)))
-            """,
-        ),
-        _reads(
-            "modulate(self.attention(self.norm1(x)), shift1.squeeze(1), scale1.squeeze(1))",
-            "modulate(self.mlp(self.norm2(x)), shift2.squeeze(1), scale2.squeeze(1))",
-            "You shift and scale what each part *says*. Shift and scale belong to what it *reads*, behind the norm; "
-            "only the gate stands behind the part.",
-        ),
-        _reads(
-            "self.attention(self.norm1(modulate(x, shift1.squeeze(1), scale1.squeeze(1))))",
-            "self.mlp(self.norm2(modulate(x, shift2.squeeze(1), scale2.squeeze(1))))",
-            "You shift and scale before the norm, which then takes much of it out again. First the norm, then 1 + "
-            "scale and shift.",
-        ),
-        _reads(
-            "self.attention(modulate(x, shift1.squeeze(1), scale1.squeeze(1)))",
-            "self.mlp(modulate(x, shift2.squeeze(1), scale2.squeeze(1)))",
-            "The norms are missing: each part reads the normalised tokens, `norm1(x)` or `norm2(x)`.",
-        ),
-        _reads(
-            "self.attention((self.norm1(x) + shift1) * (1 + scale1))",
-            "self.mlp((self.norm2(x) + shift2) * (1 + scale2))",
-            "The shift is scaled along with the rest. First multiply by 1 + scale, then add the shift.",
-        ),
-        _reads(
-            "self.attention(gate1 * modulate(self.norm1(x), shift1.squeeze(1), scale1.squeeze(1)))",
-            "self.mlp(gate2 * modulate(self.norm2(x), shift2.squeeze(1), scale2.squeeze(1)))",
-            "The gate stands before the part and again behind it. It belongs behind it only.",
-        ),
-        _wrong_block(
-            "The gate stands before the part, on what it reads. It belongs behind it, on what it says: biases would "
-            "slip past a closed gate.",
-            f"""
-            {_SIX} self.modulation(condition).chunk(6, dim=-1)
-            x = x + self.attention(gate1.unsqueeze(1) * modulate(self.norm1(x), shift1, scale1))
-            return x + self.mlp(gate2.unsqueeze(1) * modulate(self.norm2(x), shift2, scale2))
-            """,
-        ),
-        Mistake(
-            "The attention's gate is missing.",
-            old="gate1.unsqueeze(1) * ",
-            new="",
-        ),
-        Mistake(
-            "The MLP's gate is missing.",
-            old="gate2.unsqueeze(1) * ",
-            new="",
-        ),
-        _wrong_block(
-            "Both gates are missing: this is adaLN, without the Zero. What each part says is multiplied by its gate "
-            "before it is added.",
-            f"""
-            {_SIX} self.modulation(condition).chunk(6, dim=-1)
-            x = x + self.attention(modulate(self.norm1(x), shift1, scale1))
-            return x + self.mlp(modulate(self.norm2(x), shift2, scale2))
-            """,
-        ),
-        _wrong_block(
-            "You multiply by 1 + gate. Scale has a 1 +, the gate has none: it must be able to close.",
-            f"""
-            {_SIX} self.modulation(condition).chunk(6, dim=-1)
-            x = x + (1 + gate1).unsqueeze(1) * self.attention(modulate(self.norm1(x), shift1, scale1))
-            return x + (1 + gate2).unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
-            """,
-        ),
-        _wrong_block(
-            "The gates go through a sigmoid, as in an LSTM. Here they are used as they are: a sigmoid of 0 would be "
-            "half open.",
-            f"""
-            {_SIX} self.modulation(condition).chunk(6, dim=-1)
-            x = x + gate1.sigmoid().unsqueeze(1) * self.attention(modulate(self.norm1(x), shift1, scale1))
-            return x + gate2.sigmoid().unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
-            """,
-        ),
-        _wrong_block(
-            "The gates go through a tanh. Here they are used as they are.",
-            f"""
-            {_SIX} self.modulation(condition).chunk(6, dim=-1)
-            x = x + gate1.tanh().unsqueeze(1) * self.attention(modulate(self.norm1(x), shift1, scale1))
-            return x + gate2.tanh().unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
-            """,
-        ),
-        _wrong_block(
-            "The MLP reads the tokens as they came in, side by side with the attention. It comes after it, and reads "
-            "the tokens with the attention added.",
-            f"""
-            {_SIX} self.modulation(condition).chunk(6, dim=-1)
-            a = gate1.unsqueeze(1) * self.attention(modulate(self.norm1(x), shift1, scale1))
-            return x + a + gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
-            """,
-        ),
-        _wrong_block(
-            "What the attention said is lost: at the end you add the MLP's part to the tokens as they came in.",
-            f"""
-            {_SIX} self.modulation(condition).chunk(6, dim=-1)
-            y = {_FIRST}
-            return x + gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(y), shift2, scale2))
-            """,
-        ),
-        _wrong_block(
-            "You add to the *modulated* tokens. The stream itself is neither normalised nor modulated; only the copy "
-            "that each part reads is.",
-            f"""
-            {_SIX} self.modulation(condition).chunk(6, dim=-1)
-            x = modulate(self.norm1(x), shift1, scale1)
-            x = x + gate1.unsqueeze(1) * self.attention(x)
-            x = modulate(self.norm2(x), shift2, scale2)
-            return x + gate2.unsqueeze(1) * self.mlp(x)
-            """,
-        ),
-        _wrong_block(
-            "The tokens themselves are lost: what comes back is only what the parts say. Add it to x.",
-            f"""
-            {_SIX} self.modulation(condition).chunk(6, dim=-1)
-            x = gate1.unsqueeze(1) * self.attention(modulate(self.norm1(x), shift1, scale1))
-            return gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
-            """,
-        ),
-        Mistake(
-            "The MLP's part is not added to the tokens but takes their place. `x + ...` is missing.",
-            old="return x + gate2",
-            new="return gate2",
-        ),
-        _wrong_block(
-            "The norm stands outside the sum (post-norm, lesson 02). Here each part reads a normalised copy.",
-            f"""
-            {_SIX} self.modulation(condition).chunk(6, dim=-1)
-            x = self.norm1(x + gate1.unsqueeze(1) * self.attention(modulate(x, shift1, scale1)))
-            return self.norm2(x + gate2.unsqueeze(1) * self.mlp(modulate(x, shift2, scale2)))
-            """,
-        ),
-        Mistake(
-            "The SiLU is skipped: you use only the linear layer of `modulation`. Call the whole of it.",
-            old="self.modulation(condition)",
-            new="self.modulation[1](condition)",
-        ),
-        Mistake(
-            "A second SiLU: `modulation` begins with one already.",
-            old="self.modulation(condition)",
-            new="self.modulation(nn.functional.silu(condition))",
-        ),
-        Mistake(
-            "The condition is added to the tokens as well. It works through `modulation` only.",
-            old="        x = x + gate1",
-            new="        x = x + condition.unsqueeze(1)\n        x = x + gate1",
-        ),
-        Mistake(
-            "All samples get the condition of the first one. Each has its own.",
-            old="self.modulation(condition)",
-            new="self.modulation(condition[:1])",
-        ),
-        _reads(
-            "self.attention(modulate(self.norm1(x), shift1.squeeze(1), scale1.squeeze(1)))",
-            "self.mlp(modulate(self.norm2(x), shift2.squeeze(1), scale2.squeeze(1)))",
-            "The vectors have shape (b, d) and the tokens (b, n, d): without an axis for the tokens they are spread "
-            "over the wrong one. `gate.unsqueeze(1)` makes (b, 1, d).",
-            "\n        gate1, gate2 = gate1.squeeze(1), gate2.squeeze(1)",
-        ),
-        _wrong_block(
-            "The vectors have shape (b, d) and the tokens (b, n, d): without an axis for the tokens they are spread "
-            "over the wrong one. `.unsqueeze(1)` makes (b, 1, d).",
-            f"""
-            {_SIX} self.modulation(condition).chunk(6, dim=-1)
-            x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1)
-            return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
-            """,
-        ),
-        _wrong_block(
-            "The values are right, but x is overwritten: `+=` writes into the caller's tokens. Write `x = x + ...`.",
-            f"""
-            {_SIX} self.modulation(condition).chunk(6, dim=-1)
-            x += gate1.unsqueeze(1) * self.attention(modulate(self.norm1(x), shift1, scale1))
-            x += gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
-            return x
-            """,
-        ),
-        Mistake(
-            "The values are right, but no gradient reaches the condition: time and label would never learn.",
-            old="self.modulation(condition)",
-            new="self.modulation(condition.detach())",
-        ),
-        Mistake(
-            "The values are right, but no gradient reaches the tokens through the attention.",
-            old="self.attention(modulate(self.norm1(x), shift1, scale1))",
-            new="self.attention(modulate(self.norm1(x), shift1, scale1)).detach()",
-        ),
-        Mistake(
-            "The MLP is skipped: what comes back is the stream after the attention.",
-            old=f"return {_LAST}",
-            new="return x",
-        ),
-        _wrong_block(
-            "MLP before attention: the attention comes first.",
-            f"""
-            {_SIX} self.modulation(condition).chunk(6, dim=-1)
-            x = x + gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))
-            return {_FIRST}
-            """,
-        ),
-        Mistake(
-            "The attention's gate works on the MLP too; its own gate is the last of the six.",
-            old="gate2.unsqueeze(1)",
-            new="gate1.unsqueeze(1)",
-        ),
-        Mistake(
-            "The MLP reads with the attention's shift and scale; its own are the fourth and fifth of the six.",
-            old="modulate(self.norm2(x), shift2, scale2)",
-            new="modulate(self.norm2(x), shift1, scale1)",
-        ),
-        Mistake(
-            "The MLP reads with the attention's shift; its own is the fourth of the six.",
-            old="shift2, scale2)",
-            new="shift1, scale2)",
-        ),
-        Mistake(
-            "The MLP reads with the attention's scale; its own is the fifth of the six.",
-            old="shift2, scale2)",
-            new="shift2, scale1)",
-        ),
-        _normed(
-            "F.layer_norm(y, y.shape[-1:])",
-            "Your norm has PyTorch's default eps, 1e-5. Here eps is 1e-6, as `norm1` and `norm2` have it.",
-        ),
-        _normed(
-            "(y - y.mean(-1, keepdim=True)) / y.std(-1, correction=0, keepdim=True)",
-            "Your norm has no eps: a token whose numbers are all equal becomes 0 / 0. It is 1e-6, inside the root.",
-        ),
-        _normed(
-            "F.layer_norm(y, y.shape[-1:], eps=1e-12)",
-            "Faint tokens grow too much: the eps of your norm is below 1e-6, the one that `norm1` and `norm2` have, or "
-            "tokens go through the norm twice.",
-        ),
-        _normed(
-            "(y - y.mean(-1, keepdim=True)) / (y.var(-1, correction=0, keepdim=True).sqrt() + 1e-6)",
-            "Your norm adds eps behind the root. It stands inside: the root of variance + 1e-6.",
-        ),
-        _normed(
-            "(y - y.mean(-1, keepdim=True)) / (y.var(-1, keepdim=True) + 1e-6).sqrt()",
-            "Your norm's variance divides by d - 1 (`correction=1`, the default of `var` and `std`). It divides by d.",
-        ),
-        _normed(
-            "y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt()",
-            "Your norm does not take off the mean (that is RMSNorm). Here it is LayerNorm.",
-        ),
-        _reads(
-            "self.attention(self.norm1(x) * (1 + scale1) + shift1)",
-            "self.mlp(self.norm2(x) * scale2 + shift2)",
-            "The 1 + is missing in what the MLP reads: it is 1 + scale there too.",
-        ),
-        _reads(
-            "self.attention(self.norm1(x) * scale1 + shift1)",
-            "self.mlp(self.norm2(x) * (1 + scale2) + shift2)",
-            "The 1 + is missing in what the attention reads: it is 1 + scale there too.",
-        ),
-        _reads(
-            "self.attention(modulate(self.norm1(x), shift1.squeeze(1), 1 + scale1.squeeze(1)))",
-            "self.mlp(modulate(self.norm2(x), shift2.squeeze(1), 1 + scale2.squeeze(1)))",
-            "You multiply by 2 + scale: `modulate` adds the 1 itself, so hand it the bare scale.",
-        ),
-        _reads(
-            "self.attention(self.norm1(x) * scale1.exp() + shift1)",
-            "self.mlp(self.norm2(x) * scale2.exp() + shift2)",
-            "You multiply by exp(scale). It is 1 + scale.",
-        ),
-        _reads(
-            "self.attention(modulate(self.norm1(x), shift1.squeeze(1), scale1.squeeze(1)))",
-            "self.mlp(self.norm2(x))",
-            "What the MLP reads is not modulated: multiply by 1 + scale and add the shift, the fourth and fifth of the "
-            "six are for that.",
-        ),
-        _reads(
-            "self.attention(self.norm1(x))",
-            "self.mlp(modulate(self.norm2(x), shift2.squeeze(1), scale2.squeeze(1)))",
-            "What the attention reads is not modulated: multiply by 1 + scale and add the shift, the first two of the "
-            "six are for that.",
-        ),
-        _reads(
-            "self.attention(self.norm1(x))",
-            "self.mlp(self.norm2(x))",
-            "Shift and scale are not used at all. What each part reads is multiplied by 1 + scale, plus shift.",
-        ),
-        _reads(
-            "(self.attention(self.norm1(x) * (1 + scale1)) + shift1)",
-            "(self.mlp(self.norm2(x) * (1 + scale2)) + shift2)",
-            "The shift is added to what the part says. It belongs to what the part reads, next to 1 + scale.",
-        ),
-        Mistake(
-            "The attention reads tokens that went through no norm: `norm1` is missing.",
-            old="self.norm1(x)",
-            new="x",
-        ),
-        Mistake(
-            "The MLP reads tokens that went through no norm: `norm2` is missing.",
-            old="self.norm2(x)",
-            new="x",
-        ),
-        _wrong_block(
-            "You mix: (1 - gate) x + gate f(x). The tokens stay whole: x + gate f(x).",
-            f"""
-            {_SIX} self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
-            x = (1 - gate1) * x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1)
-            return (1 - gate2) * x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
-            """,
-        ),
-        _wrong_block(
-            "The gate multiplies the tokens, and not what the part says: gate x + f(x). It is x + gate f(x).",
-            f"""
-            {_SIX} self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
-            x = gate1 * x + self.attention(self.norm1(x) * (1 + scale1) + shift1)
-            return gate2 * x + self.mlp(self.norm2(x) * (1 + scale2) + shift2)
-            """,
-        ),
-        _wrong_block(
-            "The MLP reads only what the attention said. It reads the tokens with that added.",
-            f"""
-            {_SIX} self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
-            a = gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1)
-            return x + a + gate2 * self.mlp(self.norm2(a) * (1 + scale2) + shift2)
-            """,
-        ),
-        Mistake(
-            "The two gates are exchanged: the third of the six belongs to the attention, the last to the MLP.",
-            old=_SIX,
-            new="shift1, scale1, gate2, shift2, scale2, gate1 =",
-        ),
-        Mistake(
-            "The gate stands before the scale in your six. The order is shift, scale, gate.",
-            old=_SIX,
-            new="shift1, gate1, scale1, shift2, gate2, scale2 =",
-        ),
-        Mistake(
-            "Samples and vectors are mixed up: `reshape(6, b, d)` cuts the numbers in their order in memory, where the "
-            "six of one sample lie together. Take `reshape(b, 6, d)`, or `chunk(6, dim=-1)`.",
-            old="self.modulation(condition).chunk(6, dim=-1)",
-            new="self.modulation(condition).reshape(6, len(condition), -1)",
-        ),
-        Mistake(
-            "Your MLP has the exact GELU. The block's own, `self.mlp`, has the one with tanh: call it as a whole.",
-            old="self.mlp(modulate(self.norm2(x), shift2, scale2))",
-            new="self.mlp[2](nn.functional.gelu(self.mlp[0](modulate(self.norm2(x), shift2, scale2))))",
-        ),
-        Mistake(
-            "For the MLP you read scale before shift. Its three stand in the same order: shift, scale, gate.",
-            old="scale1, gate1, shift2, scale2, gate2 =",
-            new="scale1, gate1, scale2, shift2, gate2 =",
-        ),
-        Mistake(
-            "The MLP's gate stands before the MLP, on what it reads. It belongs behind it: biases would slip past a "
-            "closed gate.",
-            old="gate2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift2, scale2))",
-            new="self.mlp(gate2.unsqueeze(1) * modulate(self.norm2(x), shift2, scale2))",
-        ),
-        Mistake(
-            "You multiply what the MLP says by 1 + gate. Its gate too must be able to close.",
-            old="gate2.unsqueeze(1)",
-            new="(1 + gate2).unsqueeze(1)",
-        ),
-        Mistake(
-            "The attention gets the condition as a second input. It reads the tokens only, as `attention(x)`: the "
-            "condition works through `modulation`.",
-            old="shift1, scale1))",
-            new="shift1, scale1), condition)",
-        ),
-        Mistake(
-            "You call the attention with a keyword. Another attention has another name for its input: `attention(x)`.",
-            old="self.attention(modulate(",
-            new="self.attention(x=modulate(",
-        ),
-        Mistake(
-            "Right in float32, but a block in float64 stops, or loses digits: something on the way is turned into "
-            "float32 (`.float()`, for example). Leave every dtype as it comes.",
-            old="modulate(self.norm1(x), shift1",
-            new="modulate(self.norm1(x.float()).to(x.dtype), shift1",
-        ),
-        _wrong_block(
-            "You skip a part whose gate is closed. The values are the same, but then no gradient reaches the gate, "
-            "and every block is born with closed gates: it would stay asleep for ever. Multiply by the gate.",
-            f"""
-            {_SIX} self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
-            if gate1.any():
-                x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1)
-            if gate2.any():
-                x = x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
-            return x
-            """,
-        ),
-        Mistake(
-            "You set the modulation to zero in `__init__`. It is given as it is: initial weights are not set here, "
-            "but by `initialise_dit`.",
-            old="        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))",
-            new="        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))\n"
-            "        nn.init.zeros_(self.modulation[1].weight)\n        nn.init.zeros_(self.modulation[1].bias)",
-        ),
+        *_slips(_BLOCK_SLIPS),
+        *(_wrong_block(f"x = {step}\nreturn {_words(step, _MIRROR)}", said) for step, said in _STEPS.items()),
+        *(_wrong_block(body, said) for body, said in _BODIES.items()),
+        *(_wrong_block(f"norm = lambda y: {norm}\n{_OWN_NORM}", said) for norm, said in _NORMS.items()),
     ],
     variants=[
         Variant(
@@ -1557,11 +1114,13 @@ def _model(depth: int, bias: bool, attention=None, crowded: bool = False, seed: 
     model = DiT(config, block, initialise=lambda model: None)
     if crowded:  # parts in places that no list of names knows, and layers of step 3 without a bias
         model.more = nn.ModuleDict(dict(a=nn.ModuleList([_Projection(48, 60)]), no_linear=_NoLinear(48)))
-        model.label.more = nn.Linear(48, 52)
+        model.label.more, model.label.no_linear = nn.Linear(48, 52), _NoLinear(48)
+        model.no_linear = nn.Parameter(torch.zeros(4, 48))
         for layer in (model.out, model.modulation[1], model.blocks[0].modulation[1]):
             layer.bias = None
-        model.blocks[0].attention.to_v.weight.requires_grad_(False)
-        model.embed.bias.requires_grad_(False)
+        to_v, closed = model.blocks[0].attention.to_v, model.blocks[1].modulation[1]
+        for frozen in (to_v.weight, model.embed.bias, model.label.table.weight, closed.weight):
+            frozen.requires_grad_(False)
     _disturb(model)
     return model
 
@@ -1599,6 +1158,8 @@ def _looks(weight: Tensor, before: Tensor | None = None, linear: bool = True) ->
                 return name
         return f"uniform, up to {largest / (6 / (into + out)) ** 0.5:.1f} times Xavier's limit" if linear else "uniform"
     if abs(mean) < 0.15 * std and tails > 2.5:
+        if w.numel() > 9999 and largest < 3.1 * std:
+            return f"normal, but cut off at {largest / std:.1f} standard deviations"
         if abs(std / 0.02 - 1) < 0.12:
             return "normal, std 0.02"
         if linear and abs(std / (2 / (into + out)) ** 0.5 - 1) < 0.05:
@@ -1608,12 +1169,12 @@ def _looks(weight: Tensor, before: Tensor | None = None, linear: bool = True) ->
 
 
 _GROUPS = {
-    "embed.weight": "embed.weight",
-    "time.0.weight": "time[0].weight",
-    "time.2.weight": "time[2].weight",
-    "label.table.weight": "label.table.weight",
-    "modulation.1.weight": "modulation[1].weight of the model",
-    "out.weight": "out.weight",
+    "embed.weight": "the weight of model.embed",
+    "time.0.weight": "the weight of model.time[0]",
+    "time.2.weight": "the weight of model.time[2]",
+    "label.table.weight": "the weight of model.label.table",
+    "modulation.1.weight": "the weight of model.modulation[1]",
+    "out.weight": "the weight of model.out",
 }
 
 
@@ -1621,7 +1182,8 @@ def _group(name: str, parameter: Tensor) -> str:
     if name in _GROUPS:
         return _GROUPS[name]
     if "no_linear" in name:
-        return "weights of a convolution, of another embedding, of no module"
+        loose = name.endswith(("registers", "no_linear"))
+        return "loose parameters" if loose else "weights of a convolution, of another embedding"
     if "norm" in name:
         return "weights of norms"
     if name.endswith("bias"):
@@ -1630,7 +1192,7 @@ def _group(name: str, parameter: Tensor) -> str:
     if "more" in name:
         return "weights of linear layers elsewhere"
     if "modulation" in name:
-        return "modulation[1].weight of the blocks"
+        return "the weights of the blocks' modulation[1]"
     return "weights of attention and mlp"
 
 
@@ -1694,6 +1256,8 @@ def _born(depth: int, bias: bool = True, attention=None, crowded: bool = False):
     """The protocol: initialise a model in disorder, and tell what became of it."""
 
     def protocol(f) -> dict[str, str]:
+        twin = _model(depth, bias, attention, crowded, seed=4)
+        theirs = {name: p.detach().clone() for name, p in twin.named_parameters()}
         model = _model(depth, bias, attention, crowded)
         model.blocks[0].eval()  # a mode for each part, to see that both stay
         own = dict(model.named_parameters())
@@ -1703,17 +1267,23 @@ def _born(depth: int, bias: bool = True, attention=None, crowded: bool = False):
         with torch.enable_grad():  # as everywhere in a notebook
             returned = f(model=model)
             recording = torch.is_grad_enabled()
+        with torch.no_grad():
+            f(model=twin)
+            recording_still = torch.is_grad_enabled()
         now = dict(model.named_parameters())
         report: dict[str, str] = {}
         if any(n not in now or now[n].shape != before[n].shape for n in before) or len(now) != len(before):
             return {"the parameters": "other names or shapes than before"}
         report |= _look_over(model, before)
         report["positions"] = "as they were" if torch.equal(positions, model.positions) else "changed"
-        report["parameters are the same objects"] = _yes(all(now[n] is own[n] for n in own))
+        report["parameters are still the same objects, for an optimizer that holds them"] = _yes(
+            all(now[n] is own[n] for n in own)
+        )
         is_frozen = [n for n, p in now.items() if not p.requires_grad]
         report["frozen parameters"] = "as before" if is_frozen == frozen else f"{len(is_frozen)}, before {len(frozen)}"
         report["train or eval"] = _modes(model, modes)
         report["gradients are on afterwards"] = _yes(recording)
+        report["gradients are on afterwards, having been off"] = _yes(recording_still)
         model.eval()
         g = torch.Generator().manual_seed(0)
         x, t = torch.randn(2, 3, 6, 4, generator=g), torch.rand(2, generator=g)
@@ -1724,10 +1294,6 @@ def _born(depth: int, bias: bool = True, attention=None, crowded: bool = False):
             report["the first prediction is 0"] = _yes(not model(x, t, torch.tensor([3, 10])).any())
         mine = _drawn(model, before)
         report["tensors that share their random numbers"] = _shared(mine)
-        twin = _model(depth, bias, attention, crowded, seed=4)
-        theirs = {name: p.detach().clone() for name, p in twin.named_parameters()}
-        with torch.enable_grad():
-            f(model=twin)
         report["a second model gets the same random numbers in"] = _shared(mine, _drawn(twin, theirs))
         report["tensors with a gradient at steps 0, 1, 2"] = _wake_up(model)
         report["returns"] = type(returned).__name__
@@ -1763,6 +1329,7 @@ _ZERO = """\
         if zero.bias is not None:
             nn.init.zeros_(zero.bias)
 """
+_END = "    return None\n"
 
 
 def _birth_code(*parts: str) -> str:
@@ -1773,13 +1340,180 @@ def _bad_birth(sentence: str, *parts: str) -> Mistake:
     return Mistake(sentence, code=_birth_code(*parts))
 
 
+def _bad_births(table: Slips) -> list[Mistake]:
+    """Like ``_slips``, in the recipe as a learner would write it."""
+    recipe = _birth_code(_GENERIC, _SMALL, _ZERO, _END)
+    assert all(recipe.count(old) == 1 for old in table)
+    return [Mistake(said, code=recipe.replace(old, new)) for old, news in table.items() for new, said in news.items()]
+
+
+_ALL_ZERO = "(model.out, model.modulation[1], *(block.modulation[1] for block in model.blocks))"
+_IS_LINEAR = "isinstance(module, nn.Linear)"
+_BIRTH_SLIPS = {
+    _ALL_ZERO: {
+        "(model.modulation[1], *(block.modulation[1] for block in model.blocks))": "`model.out` is not zero: the first "
+        "prediction is noise of its own, and the first steps are spent on unlearning it.",
+        "(model.out, model.modulation[1])": "The blocks' `modulation[1]` is not zero: their gates are open at birth, "
+        "no block is the identity.",
+        "(model.out, *(block.modulation[1] for block in model.blocks))": "The last `model.modulation[1]` is not zero; "
+        "only those of the blocks are.",
+        "(model.out,)": "Only `model.out` is zero. The modulations, of the model and of each block, start at zero too.",
+        "(model.out, model.modulation[1], *(block.modulation[1] for block in model.blocks[:-1]))": "All but the last "
+        "block start as the identity: the last one's modulation is not zero.",
+        "(model.out, model.modulation[1], model.blocks[0].modulation[1])": "Only the first block's modulation is zero. "
+        "All blocks start as the identity.",
+        "(model.out, model.modulation[1], *(m for b in model.blocks for m in (b.attention.to_out, b.mlp[2])))": "You "
+        "zero the last layer inside each part (the attention's `to_out`, the MLP's second layer), as others do without "
+        "gates. Here the gates do it, through `block.modulation[1]`.",
+    },
+    "        nn.init.zeros_(zero.weight)\n": {
+        "        if zero.weight.requires_grad:\n            nn.init.zeros_(zero.weight)\n": "A frozen layer of step 3 "
+        "keeps its weight. Whether a layer is frozen does not matter: set it like the others.",
+        "        nn.init.normal_(zero.weight, std=0.02)\n": "Small but not zero: the modulations and `out` are drawn "
+        "with 0.02. They start at exactly zero.",
+        "        nn.init.zeros_(zero.weight)\n        zero.requires_grad_(False)\n": "What starts at zero is frozen "
+        "(`requires_grad_(False)`), and stays zero for ever. Zero is where it starts, not where it stays.",
+        "        zero.weight = nn.Parameter(torch.zeros_like(zero.weight))\n": "You put new `nn.Parameter`s in the "
+        "place of the old ones. An optimizer that was made before still holds the old ones and trains nothing. Write "
+        "into them: `nn.init.zeros_`.",
+        "        zero.weight[1:] = 0\n": "You write into a part of a parameter that requires gradients, and PyTorch "
+        "forbids it. Do it under `with torch.no_grad():`.",
+        "        rows = torch.arange(len(zero.weight)) // zero.in_features % 3 == 2\n        with torch.no_grad():\n"
+        "            zero.weight[rows if len(zero.weight) == 6 * zero.in_features else slice(None)] = 0\n": "Only the "
+        "rows of the gates are zero. The block is the identity then, but the recipe zeroes all six: shift, scale and "
+        "gate.",
+    },
+    "        if zero.bias is not None:\n            nn.init.zeros_(zero.bias)\n": {
+        "        nn.init.zeros_(zero.bias)\n": "A layer of step 3 without a bias makes you stop. Ask `if layer.bias is "
+        "not None` there too.",
+        "        if zero.bias is not None and zero is not model.out:\n            nn.init.ones_(zero.bias)\n": "The "
+        "modulations' biases are 1, so that scale starts at 1. But the block multiplies by 1 + scale: scale starts at "
+        "0, and the gates must too.",
+    },
+    _IS_LINEAR: {
+        "type(module) is nn.Linear": "A subclass of `nn.Linear` is forgotten: you compare types exactly. "
+        "`isinstance(module, nn.Linear)` is true for subclasses too.",
+        "'Linear' in type(module).__name__": "You ask for the *name* of a module's class. What has Linear in its name "
+        "need not be a linear layer, and a linear layer may have another name: `isinstance(module, nn.Linear)`.",
+        "isinstance(module, (nn.Linear, nn.Conv2d))": "Convolutions are set too. Only linear layers are meant.",
+        "isinstance(module, nn.Linear) and module.bias is not None": "Linear layers without a bias keep their old "
+        "weights. Only the line about the bias depends on it.",
+        "isinstance(module, nn.Linear) and module.weight.requires_grad": "Frozen linear layers keep what they were. "
+        "They are set like the others.",
+        "isinstance(module, nn.Linear) and module is not model.embed": "`model.embed` is left out of the general rule. "
+        "It is a linear layer like the others.",
+    },
+    "model.modules()": {
+        "[*model.blocks.modules(), *model.time, model.embed, model.out, model.modulation[1]]": "Linear layers in a "
+        "place that you did not think of keep what they were. Do not list the places: `model.modules()` walks through "
+        "everything.",
+        "model.blocks.modules()": "The general rule reaches only the blocks: `embed` and the rest keep what they were. "
+        "`model.modules()` walks through everything.",
+        "model.children()": "The general rule does not go deep: `children()` are only the parts at the top. "
+        "`model.modules()` walks through everything.",
+    },
+    "nn.init.xavier_uniform_(module.weight)": {
+        "nn.init.xavier_normal_(module.weight)": "This is Xavier *normal*. The recipe says uniform: `xavier_uniform_`.",
+        "nn.init.kaiming_uniform_(module.weight)": "This is Kaiming's rule. The recipe says Xavier uniform: "
+        "`xavier_uniform_`.",
+        "nn.init.normal_(module.weight, std=0.02)": "All linear layers get normal weights with 0.02, as in GPT and "
+        "ViT. DiT's are Xavier uniform; 0.02 is for label and time.",
+        "nn.init.xavier_uniform_(module.weight, generator=torch.Generator().manual_seed(0))": "All linear layers hold "
+        "the same random numbers: each begins with the same seed. Draw each anew.",
+    },
+    "            if module.bias is not None:\n                nn.init.zeros_(module.bias)\n": {
+        "": "Biases of linear layers keep what they were; all of them start at zero.",
+        "            nn.init.zeros_(module.bias)\n": "A linear layer without a bias makes you stop. Ask `if "
+        "module.bias is not None` first.",
+        "            if module.bias is not None:\n                module.bias.zero_()\n": "You write into a parameter "
+        "that requires gradients, and PyTorch forbids it. Do it under `with torch.no_grad():`, or with the functions "
+        "of `nn.init`, which see to that themselves.",
+    },
+    "model.label.table.weight, ": {
+        "": "The label's table is left as it was; it starts normal with standard deviation 0.02.",
+        "*(e.weight for e in model.modules() if isinstance(e, nn.Embedding)), ": "Every embedding is set to 0.02. Only "
+        "the label's is meant, `model.label.table`; there may be others.",
+        "*(e.weight for e in model.label.modules() if isinstance(e, nn.Embedding)), ": "Every embedding in "
+        "`model.label` is set to 0.02. Only its `table` is meant.",
+        "model.label.table.weight, model.embed.weight, ": "`model.embed` is drawn with 0.02. It embeds patches and is "
+        "a linear layer like the others, Xavier uniform; 0.02 is for label and time.",
+    },
+    "model.time[0].weight, ": {
+        "": "`model.time[0]` keeps Xavier's weights; both layers of time start normal with standard deviation 0.02.",
+    },
+    ", model.time[2].weight": {
+        "": "`model.time[2]` keeps Xavier's weights; both layers of time start normal with standard deviation 0.02.",
+        ", model.time[2].weight, model.time[0].bias, model.time[2].bias": "The biases of `model.time` are drawn too. "
+        "Only its weights are normal; the biases are zero, like those of every linear layer.",
+    },
+    "        nn.init.normal_(weight, std=0.02)\n": {
+        "        nn.init.normal_(weight)\n": "Label and time get a standard deviation of 1, the default of "
+        "`nn.init.normal_`, or 0.02 stands where the mean belongs, its second argument. Write std=0.02.",
+        "        nn.init.normal_(weight, std=0.2)\n": "Label and time are drawn with a standard deviation of 0.2, ten "
+        "times the 0.02 that is asked.",
+        "        nn.init.normal_(weight, std=0.02**2)\n": "You square 0.02: it is the standard deviation already, as "
+        "`nn.init.normal_` wants it.",
+        "        nn.init.normal_(weight, std=0.02**0.5)\n": "0.02 is the standard deviation, not the variance: yours "
+        "is the square root of 0.02.",
+        "        nn.init.uniform_(weight, -0.02, 0.02)\n": "Label and time are uniform with you. They are normal, with "
+        "standard deviation 0.02.",
+        "        if weight.requires_grad:\n            nn.init.normal_(weight, std=0.02)\n": "A frozen tensor of step "
+        "2 keeps what it was. Whether it is frozen does not matter: it is set like the others.",
+        "        nn.init.normal_(weight, std=0.02, generator=torch.Generator().manual_seed(0))\n": "The three tensors "
+        "of step 2 hold the same random numbers: each begins with the same seed. Draw each anew.",
+    },
+    _SMALL: {
+        "": "Step 2 is missing: label and time. They start small, normal with standard deviation 0.02.",
+        "    g = torch.Generator().manual_seed(3)\n" + _SMALL.replace("=0.02", "=0.02, generator=g"): "Step 2 draws "
+        "from a generator that you seed: every model gets the same numbers there. Leave `generator` out.",
+    },
+    _GENERIC: {
+        "": "The general rule is missing altogether: Xavier for the weight of every linear layer, zero for its bias.",
+        "    for p in model.parameters():\n        if p.ndim > 1:\n            nn.init.xavier_uniform_(p)\n"
+        + _GENERIC: "Every parameter with two axes or more gets Xavier's weights, whatever it belongs to. Only linear "
+        "layers are meant: ask `isinstance(module, nn.Linear)`.",
+        "    for p in model.parameters():\n        (nn.init.xavier_uniform_ if p.ndim > 1 else nn.init.zeros_)(p)\n": ""
+        "You set every parameter, by the number of its axes, so norms become zero. Only linear layers are meant; norms "
+        "and all else stay as they are.",
+        _GENERIC + "        if isinstance(module, nn.LayerNorm):\n            module.reset_parameters()\n": "Norms are "
+        "reset too. They stay as they are.",
+        "    for module in model.modules():\n        if isinstance(module, nn.Linear):\n"
+        "            module.reset_parameters()\n": "You leave it to PyTorch's default (`reset_parameters`). It is "
+        "smaller than Xavier's, and draws biases at random.",
+        "    torch.manual_seed(0)\n" + _GENERIC: "Two models in a row get the same random numbers: you seed inside, or "
+        "put the random state back at the end (`fork_rng`). Whoever wants equal models seeds outside.",
+        "    import copy\n    model = copy.deepcopy(model)\n" + _GENERIC: "You work on a copy: the caller's model is "
+        "as it was.",
+        "    torch.set_grad_enabled(False)\n" + _GENERIC: "Gradients are off for good after your function. `with "
+        "torch.no_grad():` puts them back at its end.",
+    },
+    _END: {
+        "    torch.set_grad_enabled(True)\n": "You switch gradients on at the end. The caller may have had them off: "
+        "`with torch.no_grad():` puts back what was before.",
+        "    model.requires_grad_(True)\n": "What was frozen is thawed. Whether a parameter requires gradients is not "
+        "your business here.",
+        "    for name, p in model.named_parameters():\n        if 'out' in name:\n            nn.init.zeros_(p)\n": ""
+        "The attention's `to_out` is zero too: does your rule look for `out` in the names? Only `model.out` is meant.",
+        "    model.eval()\n": "The model is switched to eval mode. Leave its mode as it was.",
+        "    model.train()\n": "The model is switched to train mode. Leave its mode as it was.",
+        "    nn.init.normal_(model.positions, std=0.02)\n": "The frozen positions are overwritten. `model.positions` "
+        "is no weight: leave it.",
+        "    with torch.no_grad():\n        for block in model.blocks[1:]:\n"
+        "            for p, q in zip(block.parameters(), model.blocks[0].parameters()):\n"
+        "                if p.ndim == 2 and p.shape == q.shape:\n                    p.copy_(q)\n": "All blocks hold "
+        "the weights of the first one. Each is drawn for itself.",
+        "    return model\n": "The model itself comes back. The contract says None: what works in place returns "
+        "nothing, so that nobody takes it for a copy.",
+    },
+}
+
+
 INITIALISE_DIT = Exercise(
     target=initialise_dit,
     minutes=15,
     gradients=False,
     cases=[
         _birth("two blocks", 2),
-        _birth("one block", 1),
         _birth("three blocks, no bias in their MLPs", 3, bias=False),
         _birth("an attention with a norm of its own and linear layers deep inside", 2, attention=_Normed),
         _birth(
@@ -1806,411 +1540,10 @@ INITIALISE_DIT = Exercise(
             _ZERO,
         ),
         _bad_birth(
-            "`model.out` is not zero: the first prediction is noise of its own, and the first steps are spent on "
-            "unlearning it.",
-            _GENERIC,
-            _SMALL,
-            _ZERO.replace("model.out, ", ""),
-        ),
-        _bad_birth(
-            "The blocks' `modulation[1]` is not zero: their gates are open at birth, no block is the identity.",
-            _GENERIC,
-            _SMALL,
-            _ZERO.replace(", *(block.modulation[1] for block in model.blocks)", ""),
-        ),
-        _bad_birth(
-            "The last `model.modulation[1]` is not zero; only those of the blocks are.",
-            _GENERIC,
-            _SMALL,
-            _ZERO.replace("model.modulation[1], ", ""),
-        ),
-        _bad_birth(
             "Step 3 left no trace: modulations and `out` end with Xavier's weights. Is it missing, or did the general "
             "rule run after it? What must be zero comes last.",
             _GENERIC,
             _SMALL,
-        ),
-        _bad_birth(
-            "All but the last block start as the identity: the last one's modulation is not zero.",
-            _GENERIC,
-            _SMALL,
-            _ZERO.replace("in model.blocks)", "in model.blocks[:-1])"),
-        ),
-        _bad_birth(
-            "A layer of step 3 without a bias makes you stop. Ask `if layer.bias is not None` there too.",
-            _GENERIC,
-            _SMALL,
-            _ZERO.replace("        if zero.bias is not None:\n            nn.init", "        nn.init"),
-        ),
-        _bad_birth(
-            "You write into a parameter that requires gradients, and PyTorch forbids it. Do it under `with "
-            "torch.no_grad():`, or with the functions of `nn.init`, which see to that themselves.",
-            _GENERIC.replace("nn.init.zeros_(module.bias)", "module.bias.zero_()"),
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "You write into a part of a parameter that requires gradients, and PyTorch forbids it. Do it under `with "
-            "torch.no_grad():`.",
-            _GENERIC,
-            _SMALL,
-            "    for block in model.blocks:\n        block.modulation[1].weight[1:] = 0\n",
-        ),
-        _bad_birth(
-            "A subclass of `nn.Linear` is forgotten: you compare types exactly. `isinstance(module, nn.Linear)` is "
-            "true for subclasses too.",
-            _GENERIC.replace("isinstance(module, nn.Linear)", "type(module) is nn.Linear"),
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "Linear layers in a place that you did not think of keep what they were. Do not list the places: "
-            "`model.modules()` walks through everything.",
-            _GENERIC.replace(
-                "in model.modules():",
-                "in [*model.blocks.modules(), *model.time, model.embed, model.out, model.modulation[1]]:",
-            ),
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "Convolutions are set too. Only linear layers are meant.",
-            _GENERIC.replace("nn.Linear)", "(nn.Linear, nn.Conv2d))"),
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "Every embedding is set to 0.02. Only the label's is meant, `model.label.table`; there may be others.",
-            _GENERIC,
-            _SMALL,
-            "    for module in model.modules():\n        if isinstance(module, nn.Embedding):\n"
-            "            nn.init.normal_(module.weight, std=0.02)\n",
-            _ZERO,
-        ),
-        _bad_birth(
-            "Every parameter with two axes or more gets Xavier's weights, whatever it belongs to. Only linear layers "
-            "are meant: ask `isinstance(module, nn.Linear)`.",
-            "    for p in model.parameters():\n        if p.ndim > 1:\n            nn.init.xavier_uniform_(p)\n",
-            _GENERIC,
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "You ask for the *name* of a module's class. What has Linear in its name need not be a linear layer, and "
-            "a linear layer may have another name: `isinstance(module, nn.Linear)`.",
-            _GENERIC.replace("isinstance(module, nn.Linear)", "'Linear' in type(module).__name__"),
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "Every module whose weight has two axes is taken for a linear layer, and other embeddings are too. Ask "
-            "`isinstance(module, nn.Linear)`.",
-            _GENERIC.replace(
-                "isinstance(module, nn.Linear)", "getattr(getattr(module, 'weight', None), 'ndim', 0) == 2"
-            ).replace("module.bias is not None", "getattr(module, 'bias', None) is not None"),
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "Linear layers without a bias keep their old weights. Only the line about the bias depends on it.",
-            _GENERIC.replace("nn.Linear):", "nn.Linear) and module.bias is not None:"),
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "Frozen linear layers keep what they were. They are set like the others.",
-            _GENERIC.replace("nn.Linear):", "nn.Linear) and module.weight.requires_grad:"),
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "What was frozen is thawed. Whether a parameter requires gradients is not your business here.",
-            _GENERIC,
-            _SMALL,
-            _ZERO,
-            "    model.requires_grad_(True)\n",
-        ),
-        _bad_birth(
-            "The model is switched to eval mode. Leave its mode as it was.",
-            _GENERIC,
-            _SMALL,
-            _ZERO,
-            "    model.eval()\n",
-        ),
-        _bad_birth(
-            "The model is switched to train mode. Leave its mode as it was.",
-            _GENERIC,
-            _SMALL,
-            _ZERO,
-            "    model.train()\n",
-        ),
-        _bad_birth(
-            "Gradients are off for good after your function. `with torch.no_grad():` puts them back at its end.",
-            "    torch.set_grad_enabled(False)\n",
-            _GENERIC,
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "Step 2 draws from a generator that you seed: every model gets the same numbers there. Leave `generator` "
-            "out.",
-            _GENERIC,
-            "    g = torch.Generator().manual_seed(3)\n",
-            _SMALL.replace("std=0.02", "std=0.02, generator=g"),
-            _ZERO,
-        ),
-        _bad_birth(
-            "The three tensors of step 2 hold the same random numbers: each begins with the same seed. Draw each anew.",
-            _GENERIC,
-            _SMALL.replace("std=0.02", "std=0.02, generator=torch.Generator().manual_seed(0)"),
-            _ZERO,
-        ),
-        _bad_birth(
-            "All linear layers hold the same random numbers: each begins with the same seed. Draw each anew.",
-            _GENERIC.replace("(module.weight)", "(module.weight, generator=torch.Generator().manual_seed(0))"),
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "All blocks hold the weights of the first one. Each is drawn for itself.",
-            _GENERIC,
-            _SMALL,
-            _ZERO,
-            "    with torch.no_grad():\n        for block in model.blocks[1:]:\n"
-            "            for p, q in zip(block.parameters(), model.blocks[0].parameters()):\n"
-            "                if p.ndim == 2 and p.shape == q.shape:\n                    p.copy_(q)\n",
-        ),
-        _bad_birth(
-            "`model.embed` is left out of the general rule. It is a linear layer like the others.",
-            _GENERIC.replace("nn.Linear):", "nn.Linear) and module is not model.embed:"),
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "Label and time are drawn with a standard deviation of 0.2, ten times the 0.02 that is asked.",
-            _GENERIC,
-            _SMALL.replace("std=0.02", "std=0.2"),
-            _ZERO,
-        ),
-        _bad_birth(
-            "You square 0.02: it is the standard deviation already, as `nn.init.normal_` wants it.",
-            _GENERIC,
-            _SMALL.replace("std=0.02", "std=0.02**2"),
-            _ZERO,
-        ),
-        _bad_birth(
-            "Label and time are uniform with you. They are normal, with standard deviation 0.02.",
-            _GENERIC,
-            _SMALL.replace("normal_(weight, std=0.02)", "uniform_(weight, -0.02, 0.02)"),
-            _ZERO,
-        ),
-        _bad_birth(
-            "Only `model.out` is zero. The modulations, of the model and of each block, start at zero too.",
-            _GENERIC,
-            _SMALL,
-            "    nn.init.zeros_(model.out.weight)\n",
-        ),
-        _bad_birth(
-            "Only the first block's modulation is zero. All blocks start as the identity.",
-            _GENERIC,
-            _SMALL,
-            _ZERO.replace("in model.blocks)", "in model.blocks[:1])"),
-        ),
-        _bad_birth(
-            "Only the rows of the gates are zero. The block is the identity then, but the recipe zeroes all six: "
-            "shift, scale and gate.",
-            _GENERIC,
-            _SMALL,
-            """\
-    for block in model.blocks:
-        d = block.modulation[1].in_features
-        with torch.no_grad():
-            block.modulation[1].weight[2 * d : 3 * d] = 0
-            block.modulation[1].weight[5 * d :] = 0
-    for zero in (model.out, model.modulation[1]):
-        nn.init.zeros_(zero.weight)
-""",
-        ),
-        _bad_birth(
-            "You zero the last layer inside each part (the attention's `to_out`, the MLP's second layer), as others do "
-            "without gates. Here the gates do it, through `block.modulation[1]`.",
-            _GENERIC,
-            _SMALL,
-            """\
-    nn.init.zeros_(model.out.weight)
-    nn.init.zeros_(model.modulation[1].weight)
-    for block in model.blocks:
-        nn.init.zeros_(block.attention.to_out.weight)
-        nn.init.zeros_(block.mlp[2].weight)
-""",
-        ),
-        _bad_birth(
-            "Step 2 is missing: label and time. They start small, normal with standard deviation 0.02.",
-            _GENERIC,
-            _ZERO,
-        ),
-        _bad_birth(
-            "The label's table is left as it was; it starts normal with standard deviation 0.02.",
-            _GENERIC,
-            _SMALL.replace("model.label.table.weight, ", ""),
-            _ZERO,
-        ),
-        _bad_birth(
-            "`model.time[2]` keeps Xavier's weights; both layers of time start normal with standard deviation 0.02.",
-            _GENERIC,
-            _SMALL.replace(", model.time[2].weight", ""),
-            _ZERO,
-        ),
-        _bad_birth(
-            "`model.time[0]` keeps Xavier's weights; both layers of time start normal with standard deviation 0.02.",
-            _GENERIC,
-            _SMALL.replace("model.time[0].weight, ", ""),
-            _ZERO,
-        ),
-        _bad_birth(
-            "Label and time get a standard deviation of 1, the default of `nn.init.normal_`, or 0.02 stands where the "
-            "mean belongs, its second argument. Write std=0.02.",
-            _GENERIC,
-            _SMALL.replace(", std=0.02", ""),
-            _ZERO,
-        ),
-        _bad_birth(
-            "0.02 is the standard deviation, not the variance: yours is the square root of 0.02.",
-            _GENERIC,
-            _SMALL.replace("std=0.02", "std=0.02**0.5"),
-            _ZERO,
-        ),
-        _bad_birth(
-            "All linear layers get normal weights with 0.02, as in GPT and ViT. DiT's are Xavier uniform; 0.02 is for "
-            "label and time.",
-            _GENERIC.replace("nn.init.xavier_uniform_(module.weight)", "nn.init.normal_(module.weight, std=0.02)"),
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "This is Xavier *normal*. The recipe says uniform: `xavier_uniform_`.",
-            _GENERIC.replace("xavier_uniform_", "xavier_normal_"),
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "This is Kaiming's rule. The recipe says Xavier uniform: `xavier_uniform_`.",
-            _GENERIC.replace("xavier_uniform_", "kaiming_uniform_"),
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "You leave it to PyTorch's default (`reset_parameters`). It is smaller than Xavier's, and draws biases at "
-            "random.",
-            """\
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            module.reset_parameters()
-""",
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "Biases of linear layers keep what they were; all of them start at zero.",
-            _GENERIC.replace(
-                "            if module.bias is not None:\n                nn.init.zeros_(module.bias)\n", ""
-            ),
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "A linear layer without a bias makes you stop. Ask `if module.bias is not None` first.",
-            _GENERIC.replace("            if module.bias is not None:\n                nn.init", "            nn.init"),
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "The general rule reaches only the blocks: `embed` and the rest keep what they were. `model.modules()` "
-            "walks through everything.",
-            _GENERIC.replace("model.modules()", "model.blocks.modules()"),
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "The general rule does not go deep: `children()` are only the parts at the top. `model.modules()` walks "
-            "through everything.",
-            _GENERIC.replace("model.modules()", "model.children()"),
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "The general rule is missing altogether: Xavier for the weight of every linear layer, zero for its bias.",
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "You set every parameter, by the number of its axes, so norms become zero. Only linear layers are meant; "
-            "norms and all else stay as they are.",
-            """\
-    for p in model.parameters():
-        if p.ndim > 1:
-            nn.init.xavier_uniform_(p)
-        else:
-            nn.init.zeros_(p)
-""",
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "Norms are reset too. They stay as they are.",
-            _GENERIC
-            + "        if isinstance(module, nn.LayerNorm) and module.weight is not None:\n"
-            + "            nn.init.ones_(module.weight)\n            nn.init.zeros_(module.bias)\n",
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "The frozen positions are overwritten. `model.positions` is no weight: leave it.",
-            _GENERIC,
-            _SMALL,
-            "    nn.init.normal_(model.positions, std=0.02)\n",
-            _ZERO,
-        ),
-        _bad_birth(
-            "What starts at zero is frozen (`requires_grad_(False)`), and stays zero for ever. Zero is where it "
-            "starts, not where it stays.",
-            _GENERIC,
-            _SMALL,
-            _ZERO,
-            "    model.out.requires_grad_(False)\n    model.modulation.requires_grad_(False)\n"
-            "    for block in model.blocks:\n        block.modulation.requires_grad_(False)\n",
-        ),
-        _bad_birth(
-            "You put new `nn.Parameter`s in the place of the old ones. An optimizer that was made before still holds "
-            "the old ones and trains nothing. Write into them: `nn.init.zeros_`.",
-            _GENERIC,
-            _SMALL,
-            """\
-    for zero in (model.out, model.modulation[1], *(block.modulation[1] for block in model.blocks)):
-        zero.weight = nn.Parameter(torch.zeros_like(zero.weight))
-""",
-        ),
-        _bad_birth(
-            "You work on a copy: the caller's model is as it was.",
-            "    import copy\n    model = copy.deepcopy(model)\n",
-            _GENERIC,
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "You seed inside, so every model gets the same weights. Whoever wants that seeds outside.",
-            "    torch.manual_seed(0)\n",
-            _GENERIC,
-            _SMALL,
-            _ZERO,
-        ),
-        _bad_birth(
-            "The modulations' biases are 1, so that scale starts at 1. But the block multiplies by 1 + scale: scale "
-            "starts at 0, and the gates must too.",
-            _GENERIC,
-            _SMALL,
-            _ZERO.replace("nn.init.zeros_(zero.bias)", "nn.init.ones_(zero.bias)").replace("model.out, ", ""),
-            "    nn.init.zeros_(model.out.weight)\n",
         ),
         _bad_birth(
             "Everything is zero. Then nothing can tell anything apart, and only the very last layer ever learns "
@@ -2218,19 +1551,15 @@ INITIALISE_DIT = Exercise(
             "    for p in model.parameters():\n        nn.init.zeros_(p)\n",
         ),
         _bad_birth(
-            "The model itself comes back. The contract says None: what works in place returns nothing, so that nobody "
-            "takes it for a copy.",
-            _GENERIC,
+            "Every module whose weight has two axes is taken for a linear layer, and other embeddings are too. Ask "
+            "`isinstance(module, nn.Linear)`.",
+            _GENERIC.replace(_IS_LINEAR, "getattr(getattr(module, 'weight', None), 'ndim', 0) == 2").replace(
+                "module.bias is not None", "getattr(module, 'bias', None) is not None"
+            ),
             _SMALL,
             _ZERO,
-            "    return model\n",
         ),
-        _bad_birth(
-            "Small but not zero: the modulations and `out` are drawn with 0.02. They start at exactly zero.",
-            _GENERIC,
-            _SMALL,
-            _ZERO.replace("nn.init.zeros_(zero.weight)", "nn.init.normal_(zero.weight, std=0.02)"),
-        ),
+        *_bad_births(_BIRTH_SLIPS),
     ],
     variants=[
         Variant("as the recipe says", _birth_code(_GENERIC, _SMALL, _ZERO)),
@@ -2417,6 +1746,127 @@ _SPLIT = "prediction, rest = out[:, : xt.shape[1]], out[:, xt.shape[1] :]"
 _GUIDE = "guided = guide(cond, uncond, w)"
 _RESULT = "return torch.cat([torch.cat([guided, guided]), rest], dim=1)"
 
+_GUIDE_SLIPS = {
+    _ASK: {
+        "out = model(xt, t, labels)": "The two halves ask about different noise: you hand xt on as it is. Both must "
+        "see the *first* half, or the difference of the two answers is not that of the label.",
+        "b = len(half)\n    out = torch.cat([model(half, t[:b], labels[:b]), model(half, t[b:], labels[b:])])": ""
+        "The model is called twice. Right, but slower: both halves go through it as one batch.",
+        "labels = torch.cat([labels[: len(half)], torch.full((len(half),), 10)])\n    " + _ASK: "You write your own "
+        "null label, 10. It stands in `labels` already: hand them on.",
+        "labels = torch.cat([labels[: len(half)], torch.zeros(len(half), dtype=torch.long)])\n    "
+        + _ASK: "The second "
+        "half gets label 0, which is a class. The null label stands in `labels` already: hand them on.",
+        "labels = torch.cat([labels[: len(half)], labels[: len(half)]])\n    " + _ASK: "The second half of `labels` "
+        "is not used: both halves ask with the labels, and there is nothing to guide.",
+        "out = model(torch.cat([half, half]), t.float(), labels)": "Integer times reach the model as floats. Hand t "
+        "on as it came.",
+        "out = model(torch.cat([half, half]), t[: len(half)].repeat(2), labels)": "The times of the second half are "
+        "replaced by those of the first. Hand t on as it is.",
+        "out = model(torch.cat([half, half]), t[: len(half)], labels[: len(half)])": "Only b times and labels reach "
+        "the model, for 2b samples. They come for both halves: hand them on whole.",
+        "labels = torch.cat([labels[: len(half)], labels.max().expand(len(half))])\n    " + _ASK: "You take the "
+        "largest label for the null label. It may be any number, and stands in the second half of `labels` already: "
+        "hand them on.",
+        "out = model(xt=torch.cat([half, half]), t=t, labels=labels)": "You call the model with keywords. Other "
+        "models have other names for their inputs: model(xt, t, labels).",
+        "out = model.forward(torch.cat([half, half]), t, labels)": "You call `model.forward`. The model may be any "
+        "callable, a function too: model(xt, t, labels).",
+        "if isinstance(model, nn.Module):\n        model.eval()\n    " + _ASK: "The model is switched to eval mode "
+        "and stays there. Its mode is the caller's business.",
+        "out = model(torch.cat([half, half]), t, labels).float()": "The result is turned into float32. It has the "
+        "dtype of what the model returned.",
+        "out = model(torch.cat([half, half]), t, labels).to(xt.dtype)": "The result is turned into the dtype of xt. "
+        "It has the dtype of what the model returned.",
+        "out = model(torch.cat([half, half]).float(), t, labels)": "xt reaches the model in float32. Hand it on in "
+        "its own dtype.",
+        "if isinstance(model, nn.Module):\n        model.train()\n    " + _ASK: "The model is switched to train mode. "
+        "Its mode is the caller's business.",
+        "was = isinstance(model, nn.Module) and model.training\n    if was:\n        model.eval()\n    "
+        + _ASK
+        + "\n    if was:\n        model.train()": "The model answers in eval mode, though it was in train mode: to "
+        "switch it back afterwards comes too late. Its mode is the caller's business.",
+        "xt[len(half) :] = half\n    out = model(xt, t, labels)": "xt is overwritten: you copied its first half over "
+        "the second. Make a new tensor: `torch.cat`.",
+        "out = model(torch.cat([xt, xt]), torch.cat([t, t]), torch.cat([labels, labels]))[: len(xt)]": "xt is doubled "
+        "once more: it has both halves already. Take the first b of it, then double those.",
+    },
+    "half = xt[: len(xt) // 2]": {
+        "half = xt[len(xt) // 2 :]": "Both halves see the second half of xt. The first one counts.",
+    },
+    _SPLIT: {
+        "prediction, rest = out[:, :3], out[:, 3:]": "Only the first 3 channels are guided, as in the paper's code. "
+        "All c channels of the prediction are: the fourth latent channel obeys the label too.",
+        "prediction, rest = out[:, :4], out[:, 4:]": "The number of channels is fixed at 4. It is that of xt: "
+        "`xt.shape[1]`.",
+        "prediction, rest = out[:, : out.shape[1] // 2], out[:, out.shape[1] // 2 :]": "You take half of the model's "
+        "channels for the prediction. A model without a variance returns c channels, and all of them are the "
+        "prediction: count those of xt.",
+        "prediction, rest = out, out[:, :0]": "The variance is guided too. Guidance is about the prediction: further "
+        "channels come back as the model returned them.",
+    },
+    _RESULT: {
+        "return torch.cat([torch.cat([guided, uncond]), rest], dim=1)": "The second half of the batch keeps its "
+        "unguided prediction, so the halves drift apart. Both hold the guided one.",
+        "return torch.cat([guided, rest[: len(guided)]], dim=1)": "Only b samples come back. The sampler steps the "
+        "whole batch: return both halves, 2b.",
+        "return torch.cat([guided, guided])": "The variance is lost: only the prediction comes back. Return all "
+        "channels that the model returned.",
+        "return torch.cat([guided, rest.chunk(2)[0]], dim=1).repeat(2, 1, 1, 1)": "Both halves get the variance of "
+        "the first. Further channels come back as the model returned them.",
+        "return torch.cat([rest, torch.cat([guided, guided])], dim=1)": "Variance before prediction: the order of the "
+        "channels has changed.",
+        "return torch.cat([guided, rest.chunk(2)[1]], dim=1).repeat(2, 1, 1, 1)": "Both halves get the variance of "
+        "the second. Further channels come back as the model returned them.",
+    },
+    "cond, uncond = prediction": {
+        "uncond, cond = prediction": "cond and uncond are exchanged, so guidance points away from the label. The "
+        "first half has the labels.",
+    },
+    _GUIDE: {
+        "guided = cond + w * (cond - uncond)": "Your w is that of Ho and Salimans, which counts from 0: cond + w "
+        "(cond - uncond). Here w = 1 is off.",
+        "guided = uncond + w * (uncond - cond)": "The difference has the wrong sign: uncond + w (cond - uncond).",
+        "guided = w * (cond - uncond)": "You return w (cond - uncond) alone. It is added to uncond.",
+        "guided = uncond + w * cond": "uncond + w cond: the difference is missing.",
+        "guided = cond": "w is not used: what comes back is the prediction with the label.",
+        "guided = guide(cond, uncond, w or 1.0)": "w = 0 counts as `not given` with you (`if not w`, `w or 1`). It is "
+        "a number like others: no label at all.",
+        "guided = guide(cond, uncond, max(w, 0.0))": "w is cut off at 0. Below 0 guidance points away from the label, "
+        "which somebody may want.",
+        "guided = guide(cond, uncond, max(w, 1.0))": "w is raised to 1 at least. Between 0 and 1 it mixes the two "
+        "predictions, as the formula says.",
+        "guided = guide(cond, uncond, min(w, 10.0))": "A large w is cut off. It is used as it is.",
+        "guided = guide(cond, uncond, int(w))": "w becomes a whole number. It may have a fraction.",
+        "guided = w * cond - uncond": "w cond - uncond: the guided prediction is uncond + w (cond - uncond).",
+        "guided = guide(cond, uncond, w).clamp(-1, 1)": "The result is cut off to [-1, 1]. Nothing is clamped here: "
+        "latents have no such range.",
+    },
+    "prediction.chunk(2)": {
+        "prediction.repeat(1, 2, 1, 1).chunk(2, dim=1)": "You split along the channels. The halves lie one behind the "
+        "other in the *batch*: `chunk(2)` without a dim.",
+        "(prediction[::2], prediction[1::2])": "You take every other sample for the halves. They lie one behind the "
+        "other: first b, then b.",
+    },
+    "torch.cat([half, half])": {
+        "half.repeat_interleave(2, dim=0)": "`repeat_interleave` puts the two copies of a sample side by side, but "
+        "labels and times stand in two halves: `torch.cat([half, half])`.",
+    },
+    "    " + _SPLIT: {
+        "    if w == 1:\n        return out\n    " + _SPLIT: "For w = 1 you return what the model says as it is. Then "
+        "the second half holds the prediction without a label; both must hold the guided one.",
+        "    if w == 0:\n        return out\n    " + _SPLIT: "At w = 0 you return what the model says as it is. Then "
+        "the first half holds the prediction with the label; both must hold the one without.",
+    },
+    "    " + _ASK: {
+        "    if w == 1:\n        return model(xt, t, labels)\n    " + _ASK: "At w = 1 you ask the model about xt as "
+        "it came. Its second half must not be looked at, and both halves of the result hold the guided prediction.",
+    },
+    "len(xt) % 2": {
+        "False": "Right but for the refusal: an odd batch has no two halves, and needs a ValueError of yours.",
+    },
+}
+
 FORWARD_WITH_CFG = Exercise(
     target=forward_with_cfg,
     minutes=12,
@@ -2441,14 +1891,13 @@ FORWARD_WITH_CFG = Exercise(
         Case("a null label among the classes", _halves(4, 3, 2.0, null=5), call=_with_spy(True)),
         Case("null label 0", _halves(3, 3, 2.0, null=0, highest=7), call=_with_spy(False)),
         Case("w below 0, away from the label", _halves(3, 4, -0.5), call=_with_spy(True)),
-        Case("a large w", _halves(3, 4, 17.5), call=_with_spy(True)),
         Case("w between 0 and 1", _halves(3, 4, 0.5), call=_with_spy(True)),
         Case("in float64", _double, call=_with_spy(True)),
         Case("a network in train mode", _halves(2, 4, 2.0), call=_with_spy(True, _Module)),
         Case("a network in eval mode", _halves(2, 4, 2.0), call=_with_spy(True, _evaluating)),
         Case("a model that answers in float64", _halves(2, 3, 0.3), call=_with_spy(True, _Doubling)),
-        Case("a large negative w", _halves(2, 3, -2.25), call=_with_spy(False)),
-        Case("a w of 37.125", _halves(2, 3, 37.125), call=_with_spy(True)),
+        Case("a large negative w, an answer in float64", _halves(2, 3, -2.25), call=_with_spy(False, _Doubling)),
+        Case("a large w", _halves(2, 3, 37.125), call=_with_spy(True)),
         Case(
             "times that differ between the halves",
             lambda g: _halves(2, 2, 2.0)(g) | dict(t=torch.tensor([0.1, 0.2, 0.5, 0.9])),
@@ -2461,257 +1910,7 @@ FORWARD_WITH_CFG = Exercise(
         ),
     ],
     mistakes=[
-        Mistake(
-            "The two halves ask about different noise: you hand xt on as it is. Both must see the *first* half, or the "
-            "difference of the two answers is not that of the label.",
-            old=_ASK,
-            new="out = model(xt, t, labels)",
-        ),
-        Mistake(
-            "Both halves see the second half of xt. The first one counts.",
-            old="half = xt[: len(xt) // 2]",
-            new="half = xt[len(xt) // 2 :]",
-        ),
-        Mistake(
-            "Only the first 3 channels are guided, as in the paper's code. All c channels of the prediction are: the "
-            "fourth latent channel obeys the label too.",
-            old=_SPLIT,
-            new="prediction, rest = out[:, :3], out[:, 3:]",
-        ),
-        Mistake(
-            "The number of channels is fixed at 4. It is that of xt: `xt.shape[1]`.",
-            old=_SPLIT,
-            new="prediction, rest = out[:, :4], out[:, 4:]",
-        ),
-        Mistake(
-            "You take half of the model's channels for the prediction. A model without a variance returns c channels, "
-            "and all of them are the prediction: count those of xt.",
-            old=_SPLIT,
-            new="prediction, rest = out[:, : out.shape[1] // 2], out[:, out.shape[1] // 2 :]",
-        ),
-        Mistake(
-            "The variance is guided too. Guidance is about the prediction: further channels come back as the model "
-            "returned them.",
-            old=_SPLIT,
-            new="prediction, rest = out, out[:, :0]",
-        ),
-        Mistake(
-            "The second half of the batch keeps its unguided prediction, so the halves drift apart. Both hold the "
-            "guided one.",
-            old=_RESULT,
-            new="return torch.cat([torch.cat([guided, uncond]), rest], dim=1)",
-        ),
-        Mistake(
-            "Only b samples come back. The sampler steps the whole batch: return both halves, 2b.",
-            old=_RESULT,
-            new="return torch.cat([guided, rest[: len(guided)]], dim=1)",
-        ),
-        Mistake(
-            "The variance is lost: only the prediction comes back. Return all channels that the model returned.",
-            old=_RESULT,
-            new="return torch.cat([guided, guided])",
-        ),
-        Mistake(
-            "Both halves get the variance of the first. Further channels come back as the model returned them.",
-            old=_RESULT,
-            new="return torch.cat([guided, rest.chunk(2)[0]], dim=1).repeat(2, 1, 1, 1)",
-        ),
-        Mistake(
-            "Variance before prediction: the order of the channels has changed.",
-            old=_RESULT,
-            new="return torch.cat([rest, torch.cat([guided, guided])], dim=1)",
-        ),
-        Mistake(
-            "cond and uncond are exchanged, so guidance points away from the label. The first half has the labels.",
-            old="cond, uncond = prediction",
-            new="uncond, cond = prediction",
-        ),
-        Mistake(
-            "Your w is that of Ho and Salimans, which counts from 0: cond + w (cond - uncond). Here w = 1 is off.",
-            old=_GUIDE,
-            new="guided = cond + w * (cond - uncond)",
-        ),
-        Mistake(
-            "The difference has the wrong sign: uncond + w (cond - uncond).",
-            old=_GUIDE,
-            new="guided = uncond + w * (uncond - cond)",
-        ),
-        Mistake(
-            "You return w (cond - uncond) alone. It is added to uncond.",
-            old=_GUIDE,
-            new="guided = w * (cond - uncond)",
-        ),
-        Mistake(
-            "uncond + w cond: the difference is missing.",
-            old=_GUIDE,
-            new="guided = uncond + w * cond",
-        ),
-        Mistake(
-            "w is not used: what comes back is the prediction with the label.",
-            old=_GUIDE,
-            new="guided = cond",
-        ),
-        Mistake(
-            "You split along the channels. The halves lie one behind the other in the *batch*: `chunk(2)` without "
-            "a dim.",
-            old="prediction.chunk(2)",
-            new="prediction.repeat(1, 2, 1, 1).chunk(2, dim=1)",
-        ),
-        Mistake(
-            "You take every other sample for the halves. They lie one behind the other: first b, then b.",
-            old="prediction.chunk(2)",
-            new="(prediction[::2], prediction[1::2])",
-        ),
-        Mistake(
-            "`repeat_interleave` puts the two copies of a sample side by side, but labels and times stand in two "
-            "halves: `torch.cat([half, half])`.",
-            old="torch.cat([half, half])",
-            new="half.repeat_interleave(2, dim=0)",
-        ),
-        Mistake(
-            "The model is called twice. Right, but slower: both halves go through it as one batch.",
-            old=_ASK,
-            new="b = len(half)\n    out = torch.cat([model(half, t[:b], labels[:b]), model(half, t[b:], labels[b:])])",
-        ),
-        Mistake(
-            "You write your own null label, 10. It stands in `labels` already: hand them on.",
-            old=_ASK,
-            new="labels = torch.cat([labels[: len(half)], torch.full((len(half),), 10)])\n    " + _ASK,
-        ),
-        Mistake(
-            "The second half gets label 0, which is a class. The null label stands in `labels` already: hand them on.",
-            old=_ASK,
-            new="labels = torch.cat([labels[: len(half)], torch.zeros(len(half), dtype=torch.long)])\n    " + _ASK,
-        ),
-        Mistake(
-            "The second half of `labels` is not used: both halves ask with the labels, and there is nothing to guide.",
-            old=_ASK,
-            new="labels = torch.cat([labels[: len(half)], labels[: len(half)]])\n    " + _ASK,
-        ),
-        Mistake(
-            "Integer times reach the model as floats. Hand t on as it came.",
-            old=_ASK,
-            new="out = model(torch.cat([half, half]), t.float(), labels)",
-        ),
-        Mistake(
-            "The times of the second half are replaced by those of the first. Hand t on as it is.",
-            old=_ASK,
-            new="out = model(torch.cat([half, half]), t[: len(half)].repeat(2), labels)",
-        ),
-        Mistake(
-            "Only b times and labels reach the model, for 2b samples. They come for both halves: hand them on whole.",
-            old=_ASK,
-            new="out = model(torch.cat([half, half]), t[: len(half)], labels[: len(half)])",
-        ),
-        Mistake(
-            "For w = 1 you return what the model says as it is. Then the second half holds the prediction without a "
-            "label; both must hold the guided one.",
-            old="    " + _SPLIT,
-            new="    if w == 1:\n        return out\n    " + _SPLIT,
-        ),
-        Mistake(
-            "At w = 1 you ask the model about xt as it came. Its second half must not be looked at, and both halves of "
-            "the result hold the guided prediction.",
-            old="    " + _ASK,
-            new="    if w == 1:\n        return model(xt, t, labels)\n    " + _ASK,
-        ),
-        Mistake(
-            "At w = 0 you return what the model says as it is. Then the first half holds the prediction with the "
-            "label; both must hold the one without.",
-            old="    " + _SPLIT,
-            new="    if w == 0:\n        return out\n    " + _SPLIT,
-        ),
-        Mistake(
-            "w = 0 counts as `not given` with you (`if not w`, `w or 1`). It is a number like others: no label at all.",
-            old=_GUIDE,
-            new="guided = guide(cond, uncond, w or 1.0)",
-        ),
-        Mistake(
-            "w is cut off at 0. Below 0 guidance points away from the label, which somebody may want.",
-            old=_GUIDE,
-            new="guided = guide(cond, uncond, max(w, 0.0))",
-        ),
-        Mistake(
-            "w is raised to 1 at least. Between 0 and 1 it mixes the two predictions, as the formula says.",
-            old=_GUIDE,
-            new="guided = guide(cond, uncond, max(w, 1.0))",
-        ),
-        Mistake(
-            "A large w is cut off. It is used as it is.",
-            old=_GUIDE,
-            new="guided = guide(cond, uncond, min(w, 10.0))",
-        ),
-        Mistake(
-            "w becomes a whole number. It may have a fraction.",
-            old=_GUIDE,
-            new="guided = guide(cond, uncond, int(w))",
-        ),
-        Mistake(
-            "w cond - uncond: the guided prediction is uncond + w (cond - uncond).",
-            old=_GUIDE,
-            new="guided = w * cond - uncond",
-        ),
-        Mistake(
-            "You take the largest label for the null label. It may be any number, and stands in the second half of "
-            "`labels` already: hand them on.",
-            old=_ASK,
-            new="labels = torch.cat([labels[: len(half)], labels.max().expand(len(half))])\n    " + _ASK,
-        ),
-        Mistake(
-            "You call the model with keywords. Other models have other names for their inputs: model(xt, t, labels).",
-            old=_ASK,
-            new="out = model(xt=torch.cat([half, half]), t=t, labels=labels)",
-        ),
-        Mistake(
-            "You call `model.forward`. The model may be any callable, a function too: model(xt, t, labels).",
-            old=_ASK,
-            new="out = model.forward(torch.cat([half, half]), t, labels)",
-        ),
-        Mistake(
-            "The model is switched to eval mode and stays there. Its mode is the caller's business.",
-            old=_ASK,
-            new="if isinstance(model, nn.Module):\n        model.eval()\n    " + _ASK,
-        ),
-        Mistake(
-            "The result is turned into float32. It has the dtype of what the model returned.",
-            old=_ASK,
-            new="out = model(torch.cat([half, half]), t, labels).float()",
-        ),
-        Mistake(
-            "The result is turned into the dtype of xt. It has the dtype of what the model returned.",
-            old=_ASK,
-            new="out = model(torch.cat([half, half]), t, labels).to(xt.dtype)",
-        ),
-        Mistake(
-            "xt reaches the model in float32. Hand it on in its own dtype.",
-            old=_ASK,
-            new="out = model(torch.cat([half, half]).float(), t, labels)",
-        ),
-        Mistake(
-            "The model is switched to train mode. Its mode is the caller's business.",
-            old=_ASK,
-            new="if isinstance(model, nn.Module):\n        model.train()\n    " + _ASK,
-        ),
-        Mistake(
-            "Both halves get the variance of the second. Further channels come back as the model returned them.",
-            old=_RESULT,
-            new="return torch.cat([guided, rest.chunk(2)[1]], dim=1).repeat(2, 1, 1, 1)",
-        ),
-        Mistake(
-            "xt is overwritten: you copied its first half over the second. Make a new tensor: `torch.cat`.",
-            old=_ASK,
-            new="xt[len(half) :] = half\n    out = model(xt, t, labels)",
-        ),
-        Mistake(
-            "xt is doubled once more: it has both halves already. Take the first b of it, then double those.",
-            old=_ASK,
-            new="out = model(torch.cat([xt, xt]), torch.cat([t, t]), torch.cat([labels, labels]))[: len(xt)]",
-        ),
-        Mistake(
-            "Right but for the refusal: an odd batch has no two halves, and needs a ValueError of yours.",
-            old="len(xt) % 2",
-            new="False",
-        ),
+        *_slips(_GUIDE_SLIPS),
         Mistake(
             "Right but for the refusal: `assert` raises AssertionError, and is skipped under `python -O`. Use `raise "
             "ValueError(...)`.",
@@ -2725,11 +1924,6 @@ FORWARD_WITH_CFG = Exercise(
                 guided = uncond + w * (cond - uncond)
                 return torch.cat([torch.cat([guided, guided]), rest], dim=1)
             """,
-        ),
-        Mistake(
-            "The result is cut off to [-1, 1]. Nothing is clamped here: latents have no such range.",
-            old=_GUIDE,
-            new="guided = guide(cond, uncond, w).clamp(-1, 1)",
         ),
     ],
     variants=[
