@@ -71,7 +71,7 @@ def axial_attention(
     Args:
         x: (b, f, s, d): clips, frames, places in a frame, channels. Left as it is.
         attend: called as ``attend(sequences)``.
-        axis: "space" or "time".
+        axis: "space" or "time", letter by letter.
     Returns: (b, f, s, d), what ``attend`` returned for each token, at the token's place. Nothing is added to it.
     Raises: ValueError for another axis.
     Source: Arnab et al. 2021, section 3.3, Model 3.
@@ -93,13 +93,14 @@ def factorised_dot_product(
 
     A query of heads 0 to heads / 2 - 1 sees the keys of its own place in all frames; a query of the other heads sees
     the keys of its own frame at all places. Each head is ordinary attention on the keys that it sees,
-    softmax(q k^T / sqrt(d)) v, with d the width of one head, also where scores are in the thousands.
+    softmax(q k^T / sqrt(d)) v, with d the width of one head, also where scores are in the thousands, above zero or
+    below.
 
     Args:
         q, k, v: (b, heads, f, s, d): clips, heads, frames, places in a frame, channels of one head.
     Returns: (b, heads, f, s, d), the heads in their old order.
     Raises: ValueError if the number of heads is odd.
-    Source: Arnab et al. 2021, section 3.3, Model 4. Which half is which the paper leaves open; its code has time first.
+    Source: Arnab et al. 2021, section 3.3, Model 4. The paper names the half in space first; its code has time first.
     """
     if q.shape[1] % 2:
         raise ValueError(f"{q.shape[1]} heads do not split into two equal halves; take an even number")
@@ -249,13 +250,14 @@ class FactorisedEncoder(nn.Module):
     def forward(self, x: Float[Tensor, "b f s d"]) -> Float[Tensor, "b d"]:
         """Summarise frames, then the clip.
 
-        1. ``encoder`` makes one vector of the tokens of each frame: it takes (n, tokens, d), n sequences that never
-           meet, and returns (n, d).
+        1. ``encoder`` makes one vector of the tokens of each frame, in their order: it takes (n, tokens, d), n
+           sequences that never meet, and returns (n, d).
         2. ``time_positions``, one row for each frame, are added to these vectors.
-        3. ``time_encoder`` makes one vector of the f vectors of each clip; it takes and returns likewise.
+        3. ``time_encoder`` makes one vector of the f vectors of each clip, first frame first; it takes and returns
+           likewise.
 
         Args:
-            x: (b, f, s, d): clips, frames, places in a frame, channels. Left as it is.
+            x: (b, f, s, d): clips, frames, places in a frame, channels. Left as it is. Any number of places will do.
         Returns: (b, d), one vector for each clip.
         Raises: ValueError if f is not the number of frames for which there are positions.
         """
@@ -397,7 +399,7 @@ def inflate(weight: Float[Tensor, "d c ph pw"], frames: int, mode: str) -> Float
     Args:
         weight: (d, c, ph, pw), in the order of a convolution's weight. Left as it is.
         frames: of a box, at least 1.
-        mode: "inflation" or "central frame".
+        mode: "inflation" or "central frame", letter by letter.
     Returns: (d, c, frames, ph, pw), of the same dtype, in memory of its own: writing into one frame of it changes
         neither another frame nor ``weight``. Gradients flow back to ``weight``.
     Raises: ValueError for another mode, or fewer than 1 frame.

@@ -30,7 +30,7 @@ Size3 = tuple[int, int, int]
 # ------------------------------------------------------------------------------------------------------------ windows
 
 
-def window(x: Shaped[Tensor, "b f h w d"], size: Size3) -> Shaped[Tensor, "windows n d"]:
+def window(x: Shaped[Tensor, "b f h w d"], size: tuple[int, int, int]) -> Shaped[Tensor, "windows n d"]:
     """Cut a grid of tokens into boxes that do not overlap, one short sequence each.
 
     Boxes are solid: neighbours in the grid. All boxes of the first sample come first, then those of the second; within
@@ -49,14 +49,16 @@ def window(x: Shaped[Tensor, "b f h w d"], size: Size3) -> Shaped[Tensor, "windo
     return rearrange(x, "b (f wf) (h wh) (w ww) d -> (b f h w) (wf wh ww) d", wf=wf, wh=wh, ww=ww)
 
 
-def unwindow(boxes: Shaped[Tensor, "windows n d"], size: Size3, grid: Size3) -> Shaped[Tensor, "b f h w d"]:
+def unwindow(
+    boxes: Shaped[Tensor, "windows n d"], size: tuple[int, int, int], grid: tuple[int, int, int]
+) -> Shaped[Tensor, "b f h w d"]:
     """Put the boxes back on their grid: ``unwindow(window(x, size), size, grid)`` is x.
 
     Args:
         boxes: (windows, n, d), in the order of ``window``: sample by sample, within a sample frames slowest and columns
             fastest, and the n tokens of a box likewise. Of any dtype.
         size: frames, rows and columns of a box.
-        grid: frames, rows and columns of one sample, (f, h, w); each a multiple of the box's.
+        grid: frames, rows and columns of one sample, (f, h, w); each a multiple of the box's, unchecked.
     Returns: (b, f, h, w, d); how many samples there are follows from the number of windows.
     """
     (f, h, w), (wf, wh, ww) = grid, size
@@ -90,10 +92,11 @@ class AdaLNLoRA(nn.Module):
     All blocks share A = shared(condition), six vectors of d numbers, one behind the other. The first block takes A as
     it is. Every later block adds a correction of low rank, made from the condition itself: A + up(down(condition)).
 
-    Parts: ``shared``, an ``nn.Sequential`` of SiLU and a linear layer d -> 6 d with bias; ``down`` and ``up``, an
-    ``nn.ModuleList`` each, of depth - 1 linear layers without bias, d -> rank and rank -> 6 d. The weight and bias of
-    ``shared`` and the weights of ``up`` start at zero, so that every block begins as the identity. Those of ``down``
-    keep PyTorch's start: if both halves were zero, neither would ever get a gradient.
+    Parts, whose names are those of the stored weights: ``shared``, an ``nn.Sequential`` of SiLU and a linear layer
+    d -> 6 d with bias; ``down`` and ``up``, an ``nn.ModuleList`` each, of depth - 1 linear layers without bias,
+    d -> rank and rank -> 6 d, each a layer of its own. Weight and bias of ``shared`` and the weights of ``up`` start at
+    zero, so that every block begins as the identity. Those of ``down`` keep PyTorch's start: if both halves were zero,
+    neither would ever get a gradient.
 
     Args:
         d: width of condition and tokens. depth: number of blocks, at least 1. rank: of the corrections.
@@ -257,16 +260,19 @@ def self_conditioned(
 
     First look: the whole batch, with an estimate of zeros. The velocity v that comes back implies clean latents,
     xt - t v. Second look: the same batch with these as the estimate, but zeros for every sample where ``asked`` is
-    False. The estimate is a constant: no gradient passes through the first look, neither to the model nor to xt.
+    False. The estimate is a constant: no gradient passes through the first look, neither to the model nor to xt. The
+    second look is an ordinary call that one can train through; whether gradients are on is up to the caller, before and
+    after.
 
     Args:
         model: any function, called once for each look as ``model(xt, t, estimate=..., **rest)``, with an estimate of
-            the shape and dtype of xt; returns a velocity like xt. Samples of a batch may influence each other.
-        xt, t: (b, ...) noisy latents and (b,) their times in [0, 1], the same in both looks. Where xt is of half or
-            double precision, t may still be float32.
-        asked: (b,) boolean, which samples get an estimate.
+            the shape and dtype of xt; returns a velocity like xt. Samples of a batch may influence each other, through
+            their estimates as well.
+        xt, t: (b, ...) noisy latents and (b,) their times in [0, 1], handed on in both looks as they are. Where xt is
+            of half or double precision, t may still be float32, and stays it.
+        asked: (b,) boolean, which samples get an estimate. Where nobody is asked the first look may be left out.
         rest: handed on in both looks as it is.
-    Returns: the velocity of the second look, like xt.
+    Returns: the velocity of the second look for all samples, like xt.
     Source: Chen et al. 2023 ("Analog Bits"); Gupta et al. 2023.
     """
     with torch.no_grad():

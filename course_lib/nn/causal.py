@@ -32,7 +32,7 @@ class CausalConv3d(nn.Module):
     Source: Yu et al. 2024 (MAGVIT-v2). Padding with copies leaves a still clip still.
     """
 
-    def __init__(self, c_in: int, c_out: int, kernel: Size3, stride: Size3 = (1, 1, 1)):
+    def __init__(self, c_in: int, c_out: int, kernel: tuple[int, int, int], stride: tuple[int, int, int] = (1, 1, 1)):
         super().__init__()
         self.kernel, self.stride = kernel, stride
         self.weight = nn.Parameter(torch.empty(c_out, c_in, *kernel))

@@ -4,12 +4,13 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from course_lib.data.digits import load_digits
 from course_lib.data.moving_mnist import render_scenes, sample_scenes, seeded
 from course_lib.models.video_tokenizer import VideoTokenizer
-from course_lib.models.walt import Walt, WaltConfig, unwindow, window
+from course_lib.models.walt import Walt, WaltConfig, picture_mask, self_conditioned, unwindow, window
 from course_lib.nn.causal import CausalConv3d
 from course_lib.training import walt_joint
 from course_lib.training.train_tokenizer import measure_tokenizer
@@ -109,3 +110,39 @@ def test_pictures_teach_digits_that_never_moved():
     assert all(len(values) >= 2 for values in found.values())
     with_pictures, without = (found[arm, "only in pictures"] for arm in ("and pictures of all", "clips of 0 to 6"))
     assert min(with_pictures) > max(without) + 0.2
+
+
+def test_the_table_says_what_the_lesson_reads_from_it():
+    rows = json.loads(walt_joint.table_path().read_text(encoding="utf-8"))["rows"]
+
+    def all_seeds(arm, digits, name):
+        return [row[name] for row in rows if row["arm"] == arm and row["digits"] == digits]
+
+    new, seen = "only in pictures", "seen in motion"
+    plain, taught, every = ARMS
+    assert min(all_seeds(taught, new, "motion")) > 0.99  # where it fails, it fails at the digit
+    assert max(all_seeds(taught, new, "loss")) < 0.6 * min(all_seeds(plain, new, "loss"))
+    assert max(all_seeds(every, new, "loss")) < min(all_seeds(taught, new, "loss"))
+    assert max(all_seeds(plain, seen, "loss")) < min(all_seeds(taught, seen, "loss"))  # pictures cost a little
+    assert max(all_seeds(every, seen, "both")) < min(all_seeds(plain, seen, "both"))  # ten digits in as many clips
+
+
+def test_who_sees_only_itself_keeps_its_own_value():
+    masks = picture_mask(torch.tensor([False, True]), 1, 12)
+    q, k, v = torch.randn(3, 2, 12, 8, generator=seeded(5, 0))
+    off = (F.scaled_dot_product_attention(q, k, v, attn_mask=masks) - v).abs().amax((1, 2))
+    assert off[0] > 0.1 and off[1] < 1e-5
+
+
+def test_an_estimate_reaches_those_who_are_asked_alone():
+    torch.manual_seed(0)
+    model = Walt(WaltConfig(15, d=32, depth=2)).eval()
+    for p in model.parameters():
+        p.data.add_(0.1 * torch.randn_like(p))
+    xt, t, words = torch.randn(2, 16, 5, 6, 6), torch.tensor([0.5, 0.5]), torch.tensor([[3, 12], [3, 0]])
+    is_image = torch.tensor([False, True])
+    with torch.no_grad():
+        plain = model(xt, t, words, is_image=is_image)
+        second = self_conditioned(model, xt, t, ~is_image, caption=words, is_image=is_image)
+    changed = (second - plain).abs().amax((1, 2, 3, 4))
+    assert changed[0] > 0.05 and changed[1] < 1e-5

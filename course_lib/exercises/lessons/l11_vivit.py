@@ -76,6 +76,7 @@ TUBELETS = Exercise(
         Case("the frames do not fit", _clips(2, 3, (7, 3, 5), 5, (2, 3, 5))),
         Case("the height does not fit", _clips(2, 3, (2, 7, 5), 5, (2, 3, 5))),
         Case("the width does not fit", _clips(2, 3, (2, 3, 11), 5, (2, 3, 5))),
+        Case("the numbers would fill 6 boxes, but not the frames", _clips(1, 2, (3, 6, 10), 5, (2, 3, 5))),
         Case("the numbers would fill 12 boxes, but not the edges", _clips(1, 1, (2, 2, 27), 5, (1, 3, 3))),
         Case("fewer frames than a box has", _clips(2, 3, (2, 6, 10), 5, (4, 3, 5))),
         Case("height and width would fit if they were exchanged", _clips(2, 3, (4, 10, 6), 5, (2, 3, 5))),
@@ -97,6 +98,14 @@ TUBELETS = Exercise(
             "The frames of a box come last among the weights and first among its numbers: one order for both.",
             _GRID + _BOX,
             "(ph pw pf c)",
+        ),
+        _tube(
+            "The numbers of a box are listed as (pf, c, ph, pw), the weights as (c, pf, ph, pw): each weight meets the "
+            "wrong number. One order for both.",
+            """
+            boxes = rearrange(video, "b c (f pf) (h ph) (w pw) -> b (f h w) (pf c ph pw)", pf=pf, ph=ph, pw=pw)
+            return boxes @ weight.flatten(1).T + bias
+            """,
         ),
         _order(
             "The tokens run through time first: token 1 should be the next box of the first row, not the next time. "
@@ -142,6 +151,10 @@ TUBELETS = Exercise(
             _BOX,
             " / (pf * ph * pw) + bias",
         ),
+        _tube(
+            "The products are averaged over all numbers of a box, channels included. A convolution sums them.",
+            "return F.conv3d(video, weight / weight[0].numel(), bias, stride=(pf, ph, pw)).flatten(2).mT",
+        ),
         _order(
             "The products are averaged over the frames of the box. A convolution sums them.",
             _GRID + _BOX,
@@ -170,6 +183,10 @@ TUBELETS = Exercise(
         _tube(
             "One stride for all three axes, the number of frames. Each axis moves on by its own edge of the box.",
             "return F.conv3d(video, weight, bias, stride=pf).flatten(2).mT",
+        ),
+        _tube(
+            "The stride along a row is the *height* of a box. Each axis moves on by its own edge: (pf, ph, pw).",
+            "return F.conv3d(video, weight, bias, stride=(pf, ph, ph)).flatten(2).mT",
         ),
         _tube(
             "This is the convolution as it comes, (b, d, f, h, w). A Transformer reads a sequence, (b, n, d): flatten "
@@ -285,14 +302,19 @@ TUBELETS = Exercise(
                     "assert f % pf == 0 and h % ph == 0 and w % pw == 0",
                 ),
                 (
-                    "Right but for the refusal: frames beyond the last whole box fall off without a word. A clip that "
-                    "does not fit must be refused with a ValueError, and so for height and width.",
-                    "if h % ph or w % pw: raise ValueError",
+                    "The frames are right, but height and width are refused by their product: 2 x 27 pixels are as "
+                    "many as six squares of 3 x 3, and yet no such square fits.",
+                    "if f % pf or (h * w) % (ph * pw): raise ValueError",
                 ),
                 (
                     "You refuse by the count of numbers. 2 x 27 pixels are as many as six squares of 3 x 3, and yet no "
                     "such square fits: each edge must be a multiple by itself.",
                     "if (f * h * w) % (pf * ph * pw): raise ValueError",
+                ),
+                (
+                    "Right but for the refusal: frames beyond the last whole box fall off without a word. A clip that "
+                    "does not fit must be refused with a ValueError, and so for height and width.",
+                    "if h % ph or w % pw: raise ValueError",
                 ),
                 (
                     "Right but for the refusal: the height is not checked, and rows beyond the last box are lost.",
@@ -397,7 +419,7 @@ TUBELETS = Exercise(
         Hint(
             "I do not know where to begin",
             "Two steps. Cut: every box becomes a row of numbers, as in lesson 04 (`patchify` from "
-            "`course_lib.nn.patches`  cuts videos, too). Multiply: a matrix with one column per channel k holds the "
+            "`course_lib.nn.patches` cuts videos, too). Multiply: a matrix with one column per channel k holds the "
             "weights of a box, in the same order as the numbers.",
         ),
         Hint(
@@ -425,15 +447,27 @@ def _patch_weights(frames: int, mode: str, shape: tuple = (7, 3, 5, 2), dtype: t
     return lambda g: dict(weight=randn(g, *shape).to(dtype), frames=frames, mode=mode)
 
 
-def _owns_its_memory(function: Callable) -> bool:
+def _grown(function: Callable, frames: int):
     for mode in ("inflation", "central frame"):
-        for frames in (1, 3):
-            weight = torch.randn(5, 2, 3, 4)
+        weight = torch.randn(5, 2, 3, 4)
+        yield weight, function(weight, frames, mode).detach()
+
+
+def _frames_are_apart(function: Callable) -> bool:
+    for _, grown in _grown(function, 3):
+        others = grown[:, :, 1:].clone()
+        grown[:, :, 0].add_(1.0)
+        if not torch.equal(grown[:, :, 1:], others):
+            return False
+    return True
+
+
+def _weight_is_apart(function: Callable) -> bool:
+    for frames in (1, 3):
+        for weight, grown in _grown(function, frames):
             before = weight.clone()
-            grown = function(weight, frames, mode).detach()
-            others = grown[:, :, 1:].clone()
-            grown[:, :, 0].add_(1.0)
-            if not (torch.equal(weight, before) and torch.equal(grown[:, :, 1:], others)):
+            grown.mul_(2.0)
+            if not torch.equal(weight, before):
                 return False
     return True
 
@@ -451,7 +485,7 @@ INFLATE = Exercise(
         *(
             Case(f"{mode}, {n} frames", _patch_weights(n, mode))
             for mode in ("inflation", "central frame")
-            for n in (3, 2, 4)
+            for n in (4, 2, 3)
         ),
         Case("inflation, 1 frame", _patch_weights(1, "inflation")),
         Case("central frame, 1 frame", _patch_weights(1, "central frame")),
@@ -462,6 +496,10 @@ INFLATE = Exercise(
         Case("central frame in double precision", _patch_weights(2, "central frame", dtype=torch.float64)),
         Case("an unknown mode", _patch_weights(3, "mean")),
         Case("an unknown mode, where both known ones agree", _patch_weights(1, "average")),
+        *(
+            Case(f"nearly a known mode: {mode!r}", _patch_weights(3, mode))
+            for mode in ("", "inflate", "Central Frame", "central", "central_frame")
+        ),
         Case("no frame, inflation", _patch_weights(0, "inflation")),
         Case("no frame, central frame", _patch_weights(0, "central frame")),
         Case("fewer than no frame", _patch_weights(-2, "inflation")),
@@ -469,10 +507,14 @@ INFLATE = Exercise(
     ],
     properties=[
         Property(
-            "The result must have memory of its own: written into one frame, it may change neither another frame nor "
-            "the image's weights. `expand` and a plain view share memory; add `.clone()`, or build the result "
-            "otherwise.",
-            _owns_its_memory,
+            "The frames must not share memory: written into one, the result may not change in another. `expand` "
+            "shows one piece of memory several times; add `.clone()`, or build the result otherwise.",
+            _frames_are_apart,
+        ),
+        Property(
+            "The result must not share memory with the image's weights: whoever writes into it would change the image "
+            "model. Add `.clone()`.",
+            _weight_is_apart,
         ),
     ],
     mistakes=[
@@ -481,6 +523,20 @@ INFLATE = Exercise(
             "could not. Add `.clone()`, or use `repeat`.",
             old=_INFLATED,
             new="(weight / frames)[:, :, None].expand(-1, -1, frames, -1, -1)",
+        ),
+        Mistake(
+            "With a single frame you hand back the image's own weights, only seen through another shape. The result "
+            "needs memory of its own here, too: `.clone()`.",
+            code="""
+            def inflate(weight, frames, mode):
+                if frames < 1 or mode not in ("inflation", "central frame"):
+                    raise ValueError("no")
+                if frames == 1:
+                    return weight.unsqueeze(2)
+                every = mode == "inflation"
+                taps = [weight / frames if every else weight * (f == frames // 2) for f in range(frames)]
+                return torch.stack(taps, 2)
+            """,
         ),
         Mistake(
             "You forgot to divide by the number of frames: on a still clip the response is that many times too large.",
@@ -528,6 +584,17 @@ INFLATE = Exercise(
             "The last frame gets the weights. The central one is frames // 2.",
             old=_CENTRE,
             new="taps[-1] = weight",
+        ),
+        Mistake(
+            "You round frames / 2, and 1.5 becomes 2: of 3 frames the last one gets the weights. Whole-number "
+            "division, frames // 2, gives 1.",
+            old=_CENTRE,
+            new="taps[min(frames - 1, round(frames / 2))] = weight",
+        ),
+        Mistake(
+            "One frame too far: (frames + 1) // 2. Counted from 0, the central one of 3 frames is number 1.",
+            old=_CENTRE,
+            new="taps[(frames + 1) // 2] = weight",
         ),
         Mistake(
             "The central frame gets its share, weight / frames. It stands alone here and gets the weights as they are.",
@@ -622,6 +689,32 @@ INFLATE = Exercise(
             """,
         ),
         Mistake(
+            "The frames are repeated along the output channels and then reshaped, so frames and channels are mixed. "
+            "The new axis stands behind the channels: `unsqueeze(2)` first, then repeat it.",
+            code="""
+            def inflate(weight, frames, mode):
+                if frames < 1 or mode not in ("inflation", "central frame"):
+                    raise ValueError("no")
+                if mode == "inflation":
+                    d, c, ph, pw = weight.shape
+                    return (weight / frames).repeat(frames, 1, 1, 1).reshape(d, c, frames, ph, pw)
+                return torch.stack([weight if f == frames // 2 else 0 * weight for f in range(frames)], 2)
+            """,
+        ),
+        Mistake(
+            "The frames are joined to the input channels and then reshaped, so frames and channels change places. "
+            "Stack them along an axis of their own.",
+            code="""
+            def inflate(weight, frames, mode):
+                if frames < 1 or mode not in ("inflation", "central frame"):
+                    raise ValueError("no")
+                d, c, ph, pw = weight.shape
+                if mode == "inflation":
+                    return torch.cat([weight / frames] * frames, 1).reshape(d, c, frames, ph, pw)
+                return torch.stack([weight if f == frames // 2 else 0 * weight for f in range(frames)], 2)
+            """,
+        ),
+        Mistake(
             "The frames are joined to the channels. They get an axis of their own, after the channels: stack, don't "
             "concatenate.",
             old=_STACKED,
@@ -653,7 +746,8 @@ INFLATE = Exercise(
             """,
         ),
         Mistake(
-            "The central frame's weights are written by `.data` or `.detach()`, so no gradient flows back to them.",
+            "The central frame's weights are written by `.data`, by `.detach()` or under `no_grad`, so no gradient "
+            "flows back to them.",
             old=_CENTRE,
             new="taps[frames // 2] = weight.detach()",
         ),
@@ -691,6 +785,80 @@ INFLATE = Exercise(
                 every = mode == "inflation"
                 taps = [weight / frames if every else weight * (f == frames // 2) for f in range(frames)]
                 return torch.stack(taps, 2)
+            """,
+        ),
+        *(
+            Mistake(
+                sentence,
+                code=f"""
+            def inflate(weight, frames, mode):
+                {first}
+                if frames < 1 or not ({known}):
+                    raise ValueError("no")
+                every = {every}
+                taps = [weight / frames if every else weight * (f == frames // 2) for f in range(frames)]
+                return torch.stack(taps, 2)
+            """,
+            )
+            for sentence, first, known, every in (
+                (
+                    "Right but for the refusal: `central_frame` is let through as well. The name has a space.",
+                    "pass",
+                    'mode in ("inflation", "central frame", "central_frame")',
+                    'mode == "inflation"',
+                ),
+                (
+                    "Right but for the refusal: every mode that holds the word central counts as the central frame. "
+                    "Compare the whole name.",
+                    "pass",
+                    'mode == "inflation" or "central" in mode',
+                    'mode == "inflation"',
+                ),
+                (
+                    "Right but for the refusal: you look for a part of the name. A mode that only begins like a known "
+                    "one is another mode.",
+                    "pass",
+                    'mode.startswith(("infl", "central"))',
+                    'mode.startswith("infl")',
+                ),
+                (
+                    "Right but for the refusal: `in` on one long string asks for a piece of it, and a piece of a name, "
+                    "or none at all, is no mode. Put the names in a tuple, or compare with ==.",
+                    "pass",
+                    'mode in "inflation, central frame"',
+                    'mode == "inflation"',
+                ),
+                (
+                    "Right but for the refusal: you mend the name first (lower case, no underscores). The contract "
+                    "knows two names, letter by letter.",
+                    'mode = mode.lower().replace("_", " ").strip()',
+                    'mode in ("inflation", "central frame")',
+                    'mode == "inflation"',
+                ),
+            )
+        ),
+        Mistake(
+            "Right but for the refusal: an unknown mode ends in a KeyError. Raise a ValueError: the *value* is wrong.",
+            code="""
+            def inflate(weight, frames, mode):
+                if frames < 1:
+                    raise ValueError("no")
+                every = {"inflation": True, "central frame": False}[mode]
+                taps = [weight / frames if every else weight * (f == frames // 2) for f in range(frames)]
+                return torch.stack(taps, 2)
+            """,
+        ),
+        Mistake(
+            "Right but for the refusal: too few frames are refused for inflation, not for the central frame.",
+            code="""
+            def inflate(weight, frames, mode):
+                if mode not in ("inflation", "central frame") or (mode == "inflation" and frames < 1):
+                    raise ValueError("no")
+                out = weight.new_zeros(*weight.shape[:2], max(frames, 0), *weight.shape[2:])
+                if mode == "inflation":
+                    return out + weight[:, :, None] / frames
+                out[:, :, frames // 2] = weight
+                return out
             """,
         ),
         Mistake(
@@ -874,26 +1042,24 @@ def _running_sum(sequences: Tensor) -> Tensor:
     return sequences.cumsum(1)
 
 
-class _Counted:
-    """An attention that remembers how it was called, and takes nothing but (n, tokens, d)."""
+def _runs_once(function: Callable, *sizes: int) -> bool:
+    for axis in ("space", "time"):
+        calls, inner = [], _attends(2)
 
-    def __init__(self):
-        self.inner, self.shapes = _attends(2), []
+        def counted(sequences, calls=calls, inner=inner):
+            calls.append(sequences.shape)
+            return inner(sequences)
 
-    def __call__(self, sequences: Tensor) -> Tensor:
-        self.shapes.append(tuple(sequences.shape))
-        return self.inner(sequences)
+        function(torch.randn(*sizes, 12), counted, axis)
+        if len(calls) != 1:
+            return False
+    return True
 
 
 def _grid(
     b: int, f: int, s: int, axis: str, attend: Callable = _attends, d: int = 12, dtype: torch.dtype = torch.float32
 ):
     return lambda g: dict(x=randn(g, b, f, s, d).to(dtype), attend=attend(), axis=axis)
-
-
-def _with_calls(answer, x, attend, axis):
-    out = answer(x=x, attend=attend, axis=axis)
-    return {"result": out, "shapes that attend was called with": attend.shapes}
 
 
 def _axes(label: str, *sizes: int, **options) -> list[Case]:
@@ -930,12 +1096,22 @@ AXIAL = Exercise(
         *_axes("one frame", 2, 1, 5),
         *_axes("one place", 2, 5, 1),
         *_axes("in double precision", 2, 3, 5, attend=lambda: _attends(dtype=torch.float64), dtype=torch.float64),
-        *(
-            Case(f"an attention that counts its calls, along {axis}", _grid(2, 3, 5, axis, _Counted), call=_with_calls)
-            for axis in ("time", "space")
-        ),
         Case("an unknown axis", _grid(2, 3, 5, "height")),
-        Case("an empty name", _grid(2, 3, 5, "")),
+        *(
+            Case(f"nearly a known axis: {axis!r}", _grid(2, 3, 5, axis))
+            for axis in ("", "Time", "s", "temporal", "space ")
+        ),
+    ],
+    properties=[
+        Property(
+            "`attend` must run once for all frames, or all places, of a clip: fold them into the batch, which "
+            "attention never mixes.",
+            lambda function: _runs_once(function, 1, 3, 5),
+        ),
+        Property(
+            "`attend` must run once for all clips: fold them into the batch, too.",
+            lambda function: _runs_once(function, 3, 1, 1),
+        ),
     ],
     mistakes=[
         _axial(
@@ -1071,6 +1247,50 @@ AXIAL = Exercise(
             """,
         ),
         _axial(
+            "Right values, but `attend` runs more than once: one call is thrown away, or loops run over clips *and* "
+            "frames. One call does all, and its answer is the result.",
+            f"""
+            attend(x[:, 0])
+            return {_PLAIN_SPACE} if axis == "space" else {_PLAIN_TIME}
+            """,
+        ),
+        _axial(
+            "Along time `attend` is never called: x comes back as it was.",
+            f"""
+            if axis == "space":
+                return {_PLAIN_SPACE}
+            return x.transpose(1, 2).transpose(1, 2).clone()
+            """,
+        ),
+        _axial(
+            "Along time the sequences go in as (b s) and come out as (s b): places and clips change places. Fold and "
+            "unfold in one order.",
+            f"""
+            if axis == "space":
+                return {_PLAIN_SPACE}
+            return rearrange(attend(rearrange(x, "b f s d -> (b s) f d")), "(s b) f d -> b f s d", b=b)
+            """,
+        ),
+        _axial(
+            "Along time the sequences go in as (s b) and come out as (b s): clips and places change places. Undo on "
+            "the way back what you did on the way in.",
+            f"""
+            if axis == "space":
+                return {_PLAIN_SPACE}
+            return rearrange(attend(rearrange(x, "b f s d -> (s b) f d")), "(b s) f d -> b f s d", b=b)
+            """,
+        ),
+        _axial(
+            "The places are rolled on their way to `attend`, and back after it: an attention that minds the order "
+            "begins at the wrong one.",
+            f"""
+            if axis == "time":
+                return {_PLAIN_TIME}
+            x = x.roll(1, 2)
+            return {_PLAIN_SPACE}.roll(-1, 2)
+            """,
+        ),
+        _axial(
             "The axis that does not look is averaged away before attention: all frames (or places) get the same "
             "answer.",
             """
@@ -1165,6 +1385,49 @@ AXIAL = Exercise(
             y = {_PLAIN_SPACE} if axis == "space" else {_PLAIN_TIME}
             return y.squeeze(1).squeeze(1)
             """,
+        ),
+        _axial(
+            "Right but for the refusal: you mend the name first (lower case, no blanks). The contract knows two names, "
+            "letter by letter.",
+            f"""
+            axis = axis.lower().strip()
+            if axis not in ("space", "time"):
+                raise ValueError(axis)
+            return {_PLAIN_TIME} if axis == "time" else {_PLAIN_SPACE}
+            """,
+            guard=False,
+        ),
+        _axial(
+            "Right but for the refusal: other words for time, such as temporal, are let through.",
+            f"""
+            if axis == "space":
+                return {_PLAIN_SPACE}
+            if axis in ("time", "temporal", "t"):
+                return {_PLAIN_TIME}
+            raise ValueError(axis)
+            """,
+            guard=False,
+        ),
+        _axial(
+            "Right but for the refusal: you look for a part of the name, such as its first letters. Compare all of it.",
+            f"""
+            if axis[:1] == "s":
+                return {_PLAIN_SPACE}
+            if axis[:1] == "t":
+                return {_PLAIN_TIME}
+            raise ValueError(axis)
+            """,
+            guard=False,
+        ),
+        _axial(
+            "Right but for the refusal: `in` on one long string asks for a piece of it, and a piece of a name, or none "
+            "at all, is no axis. Compare with ==, or put the names in a tuple.",
+            f"""
+            if axis not in "space or time":
+                raise ValueError(axis)
+            return {_PLAIN_TIME} if axis == "time" else {_PLAIN_SPACE}
+            """,
+            guard=False,
         ),
         _axial(
             "Right but for the refusal: whatever is not space counts as time. Another axis must be refused with a "
@@ -1292,6 +1555,16 @@ def _steep(g: torch.Generator) -> dict:
     return inputs
 
 
+def _steep_both_ways(g: torch.Generator) -> dict:
+    """Scores near -2000 for some queries on all of their keys, and near 2000 on tokens that they must not see."""
+    inputs = _heads(2, 2, 3, 5, 7, torch.float64)(g)
+    inputs["q"][..., 0] += 10
+    shift = torch.full((3, 5), 500.0)
+    shift[0] = shift[:, 0] = -500.0
+    inputs["k"][..., 0] += shift
+    return inputs
+
+
 _CHUNK = "zip(*(x.chunk(2, dim=1) for x in (q, k, v)), strict=True)"
 _ALONG = 'fused_attention(*(rearrange(x, "b h f s d -> (b s) h f d") for x in of_time))[0]'
 _INSIDE = 'fused_attention(*(rearrange(x, "b h f s d -> (b f) h s d") for x in of_space))[0]'
@@ -1322,6 +1595,12 @@ def _dot(sentence: str, *changes: tuple[str, str]) -> Mistake:
     return Mistake(sentence, code=code)
 
 
+def _soft(weights: str, more: str = "") -> list[tuple[str, str]]:
+    """A softmax by hand in place of the built-in one: ``weights`` made of the scores a, then divided by their sum."""
+    by_hand = lambda a: f"(lambda a: {weights} / ({weights}.sum(-1, keepdim=True){more}))({a})"  # noqa: E731
+    return [(f"{name}.softmax(-1)", by_hand(name)) for name in ("time", "space")]
+
+
 _MASKED = """
 def factorised_dot_product(q, k, v):
     b, h, f, s, d = q.shape
@@ -1346,6 +1625,7 @@ DOT = Exercise(
         Case("one frame", _heads(2, 4, 1, 5, 3)),
         Case("one place", _heads(2, 4, 5, 1, 3)),
         Case("scores in the thousands", _steep),
+        Case("scores of both signs in the thousands", _steep_both_ways),
         Case("in double precision", _heads(2, 4, 3, 5, 7, dtype=torch.float64)),
         Case("a single head", _heads(2, 1, 5, 7, 4)),
         Case("3 heads", _heads(2, 3, 5, 7, 4)),
@@ -1469,6 +1749,103 @@ DOT = Exercise(
             "first.",
             ("time.softmax(-1)", "(time.exp() / time.exp().sum(-1, keepdim=True))"),
             ("space.softmax(-1)", "(space.exp() / space.exp().sum(-1, keepdim=True))"),
+        ),
+        _dot(
+            "The largest score of *all* queries is subtracted before exp, so where one query's scores are far below it "
+            "its weights are 0 / 0. Subtract the largest of each query: `amax(-1, keepdim=True)`.",
+            *_soft("(a - a.max()).exp()"),
+        ),
+        _dot(
+            "The scores are clamped before exp, so keys with large scores all look alike. Subtract each query's "
+            "largest score instead: that changes nothing.",
+            *_soft("a.clamp(-50, 50).exp()"),
+        ),
+        _dot(
+            "A small number is added to the sum of the weights, so they do not quite sum to one. After subtracting the "
+            "largest score the sum is at least 1: nothing is needed.",
+            *_soft("(a - a.amax(-1, keepdim=True)).exp()", " + 1e-3"),
+        ),
+        _dot(
+            "A tenth of the weights is dropped. There is no dropout here.",
+            (".softmax(-1)", ".softmax(-1).bernoulli(0.9)"),
+        ),
+        Mistake(
+            "Your mask puts a finite number, such as -1000, in the place of forbidden scores. Allowed ones can lie "
+            "below it; put -inf there.",
+            code=_MASKED.replace("[MASK] * h", "[same_place] * (h // 2) + [same_frame] * (h // 2)").replace(
+                "-math.inf", "-1e3"
+            ),
+        ),
+        Mistake(
+            "Your mask is added as -1000, which large scores outweigh: add -inf, or use `masked_fill`.",
+            code=_MASKED.replace("[MASK] * h", "[same_place] * (h // 2) + [same_frame] * (h // 2)").replace(
+                ".masked_fill(~keep, -math.inf)", ".add(~keep * -1e3)"
+            ),
+        ),
+        Mistake(
+            "Scores are multiplied by the mask: forbidden ones become 0, which exp makes a 1. They must become -inf.",
+            code=_MASKED.replace("[MASK] * h", "[same_place] * (h // 2) + [same_frame] * (h // 2)").replace(
+                ".masked_fill(~keep, -math.inf)", ".mul(keep)"
+            ),
+        ),
+        Mistake(
+            "The mask is the wrong way round: what must be seen is hidden, and everything else is seen.",
+            code=_MASKED.replace("[MASK] * h", "[same_place] * (h // 2) + [same_frame] * (h // 2)").replace(
+                "~keep", "keep"
+            ),
+        ),
+        Mistake(
+            "All heads look within the frame and then, at what came back, along time. Each head looks along one axis.",
+            code="""
+            def factorised_dot_product(q, k, v):
+                if q.shape[1] % 2:
+                    raise ValueError("odd")
+                inside = F.scaled_dot_product_attention(q, k, v)
+                along = (x.transpose(2, 3) for x in (q, k, inside))
+                return F.scaled_dot_product_attention(*along).transpose(2, 3)
+            """,
+        ),
+        Mistake(
+            "Along time clips see each other: the batch has joined the keys. It stays an axis that never meets.",
+            code="""
+            def factorised_dot_product(q, k, v):
+                if q.shape[1] % 2:
+                    raise ValueError("odd")
+                n = q.shape[1] // 2
+                time = F.scaled_dot_product_attention(
+                    *(rearrange(x[:, :n], "b h f s d -> h s (b f) d") for x in (q, k, v))
+                )
+                space = F.scaled_dot_product_attention(*(x[:, n:] for x in (q, k, v)))
+                return torch.cat([rearrange(time, "h s (b f) d -> b h f s d", b=len(q)), space], dim=1)
+            """,
+        ),
+        Mistake(
+            "Heads that look along time see each other: the axis of heads has joined the keys. Each head attends by "
+            "itself.",
+            code="""
+            def factorised_dot_product(q, k, v):
+                if q.shape[1] % 2:
+                    raise ValueError("odd")
+                n = q.shape[1] // 2
+                time = F.scaled_dot_product_attention(
+                    *(rearrange(x[:, :n], "b h f s d -> b s (h f) d") for x in (q, k, v))
+                )
+                space = F.scaled_dot_product_attention(*(x[:, n:] for x in (q, k, v)))
+                return torch.cat([rearrange(time, "b s (h f) d -> b h f s d", h=n), space], dim=1)
+            """,
+        ),
+        Mistake(
+            "Along time the answers come back with places before frames, (b, heads, s, f, d), and `reshape` only "
+            "renames the axes. Swap the two: `.transpose(2, 3)`.",
+            code="""
+            def factorised_dot_product(q, k, v):
+                if q.shape[1] % 2:
+                    raise ValueError("odd")
+                n = q.shape[1] // 2
+                time = F.scaled_dot_product_attention(*(x[:, :n].transpose(2, 3) for x in (q, k, v)))
+                space = F.scaled_dot_product_attention(*(x[:, n:] for x in (q, k, v)))
+                return torch.cat([time.reshape(space.shape), space], dim=1)
+            """,
         ),
         Mistake(
             "All heads see all tokens: this is joint attention (Model 1).",
@@ -1888,6 +2265,39 @@ x = x + self.along(x, self.time, "time")
 return x + self.mlp(x)
 """,
         ),
+        _wrong_block(
+            "The MLP reads the stream as it was before time. It must read the stream with time's output already added.",
+            """
+y = x + self.along(self.norm_space(x), self.space, "space")
+x = y + self.along(self.norm_time(y), self.time, "time")
+return x + self.mlp(self.norm_mlp(y))
+""",
+        ),
+        _wrong_block(
+            "The stream is added twice around space: once by you and once more. x + space's output is all.",
+            """
+x = x + (x + self.along(self.norm_space(x), self.space, "space"))
+x = x + self.along(self.norm_time(x), self.time, "time")
+return x + self.mlp(self.norm_mlp(x))
+""",
+        ),
+        _wrong_block(
+            "The stream is added twice around each attention: x + (x + attention). Once.",
+            """
+x = x + (x + self.along(self.norm_space(x), self.space, "space"))
+x = x + (x + self.along(self.norm_time(x), self.time, "time"))
+return x + self.mlp(self.norm_mlp(x))
+""",
+        ),
+        _wrong_block(
+            "`along` gets the raw stream, and the norm hides in the attention you hand over. It gets the normalised "
+            "copy and the module itself: another `along` may do more than attend.",
+            """
+x = x + self.along(x, lambda y: self.space(self.norm_space(y)), "space")
+x = x + self.along(x, lambda y: self.time(self.norm_time(y)), "time")
+return x + self.mlp(self.norm_mlp(x))
+""",
+        ),
         Mistake("Space reads the raw stream. It must read `norm_space(x)`.", old="self.norm_space(x)", new="x"),
         Mistake("Time reads the raw stream. It must read `norm_time(x)`.", old="self.norm_time(x)", new="x"),
         Mistake("The MLP reads the raw stream. It must read `norm_mlp(x)`.", old="self.norm_mlp(x)", new="x"),
@@ -2032,6 +2442,21 @@ x = x + axial_attention(self.norm_time(x), self.time, "time")
 return x + self.mlp(self.norm_mlp(x))
 """,
         ),
+        *(
+            _wrong_block(
+                f"For {axis} `along` is not used: the library's `axial_attention` is called instead. Both attentions "
+                "run through `self.along`.",
+                f"""
+x = x + {one}(self.norm_space(x), self.space, "space")
+x = x + {two}(self.norm_time(x), self.time, "time")
+return x + self.mlp(self.norm_mlp(x))
+""",
+            )
+            for axis, one, two in (
+                ("space", "axial_attention", "self.along"),
+                ("time", "self.along", "axial_attention"),
+            )
+        ),
         _wrong_block(
             "All tokens see each other in both attentions: the grid was flattened. Go through `self.along`.",
             """
@@ -2149,6 +2574,16 @@ class _OtherBlock(PreNormBlock):
         super().__init__(d, heads, d_ff, attention=lambda d, heads: MultiHeadAttention(d, heads, attend=flatter))
 
 
+class _CausalBlock(PreNormBlock):
+    """To see that places and frames are read in their order: a token sees itself and those before it."""
+
+    def __init__(self, d: int, heads: int, d_ff: int):
+        def causal(q, k, v, keep=None):
+            return attention(q, k, v, torch.ones(1, 1, q.shape[-2], q.shape[-2], dtype=torch.bool).tril())[0], None
+
+        super().__init__(d, heads, d_ff, attention=lambda d, heads: MultiHeadAttention(d, heads, attend=causal))
+
+
 _FE = dict(grid=(5, 7), d=12, heads=3, layers=2, d_ff=17)
 
 FACTORISED = Exercise(
@@ -2165,6 +2600,8 @@ FACTORISED = Exercise(
         Case("one frame", _stream(2, 1, 7), init=_FE | dict(grid=(1, 7))),
         Case("one place", _stream(2, 5, 1), init=_FE | dict(grid=(5, 1))),
         Case("other blocks", _stream(2, 5, 7), init=_FE | dict(block=_OtherBlock)),
+        Case("blocks that mind the order", _stream(2, 5, 7), init=_FE | dict(block=_CausalBlock)),
+        Case("more places than the grid has", _stream(2, 5, 11), init=_FE),
         Case("fewer frames", _stream(2, 3, 7), init=_FE),
         Case("more frames", _stream(2, 6, 7), init=_FE),
         Case("one frame where five are known", _stream(2, 1, 7), init=_FE),
@@ -2212,6 +2649,45 @@ return self.time_encoder(rearrange(frames, "(b f) d -> b f d", b=b))
             "The positions (or the frames) run backwards: row 0 belongs to frame 0.",
             old=" + self.time_positions)",
             new=" + self.time_positions.flip(0))",
+        ),
+        Mistake(
+            "Frames and their positions run backwards into the second encoder: one that minds the order reads time "
+            "from the end.",
+            old=_READ,
+            new=f"self.time_encoder(({_DATED}).flip(1))",
+        ),
+        Mistake(
+            "The places of a frame run backwards into the first encoder: one that minds the order reads them from the "
+            "end.",
+            old=_SUMMARY,
+            new='self.encoder(rearrange(x.flip(2), "b f s d -> (b f) s d"))',
+        ),
+        Mistake(
+            "The summaries are scaled by √d before the positions are added. They are added as they are.",
+            old=_DATED,
+            new='rearrange(frames, "(b f) d -> b f d", b=b) * x.shape[-1] ** 0.5 + self.time_positions',
+        ),
+        Mistake(
+            "The positions are cut off from the gradient: they would never learn.",
+            old=" + self.time_positions)",
+            new=" + self.time_positions.detach())",
+        ),
+        Mistake(
+            "Each row of the positions is repeated before the next one comes (`repeat_interleave`), so frames get rows "
+            "of others. Frame i of every clip gets row i.",
+            old=_DATED,
+            new='rearrange(frames + self.time_positions.repeat_interleave(b, 0), "(b f) d -> b f d", b=b)',
+        ),
+        Mistake(
+            "Clips see each other in time: `time_encoder` got (f, b, d), the clips as the sequence. The frames of one "
+            "clip are the sequence, (b, f, d).",
+            old=_READ,
+            new=f"self.time_encoder(({_DATED}).transpose(0, 1)).mean(0).expand(b, -1)",
+        ),
+        Mistake(
+            "The largest number of each channel stands in for the first encoder: `encoder` makes the summaries.",
+            old=_SUMMARY,
+            new='rearrange(x, "b f s d -> (b f) s d").amax(1)',
         ),
         Mistake(
             "All frames get the first row of the positions. Frame i gets row i.",
@@ -2303,6 +2779,12 @@ return self.time_encoder((frames + self.time_positions.repeat(b, 1))[None]).expa
             new=f"self.time_encoder(({_DATED}).mean(1, keepdim=True))",
         ),
         Mistake(
+            "A residual: the mean of the dated frames is added to the second encoder's answer. It hands back its "
+            "answer alone.",
+            old=_READ,
+            new=f"{_READ} + ({_DATED}).mean(1)",
+        ),
+        Mistake(
             "A residual: the mean of the frames is added to the second encoder's answer. It hands back its answer "
             "alone.",
             old=_READ,
@@ -2326,6 +2808,11 @@ assert f == len(self.time_positions)
 frames = self.encoder(rearrange(x, "b f s d -> (b f) s d"))
 return self.time_encoder(rearrange(frames, "(b f) d -> b f d", b=b) + self.time_positions)
 """),
+        ),
+        Mistake(
+            "A single frame is let through: it broadcasts over all positions, and the clip seems to have them all.",
+            old=_WRONG_F,
+            new="f not in (1, len(self.time_positions))",
         ),
         Mistake(
             "Right but for the refusal: a wrong number of frames stops inside with PyTorch's error, or broadcasts a "
@@ -2359,6 +2846,11 @@ return self.time_encoder(rearrange(frames, "(b f) d -> b f d", b=b) + self.time_
             "You compare the number of *places* with the positions in time. Frames are axis 1.",
             old=_WRONG_F,
             new="x.shape[2] != len(self.time_positions)",
+        ),
+        Mistake(
+            "Another number of frames is refused, but not with a ValueError.",
+            old="raise ValueError(",
+            new="raise IndexError(",
         ),
         Mistake(
             "You compare the *batch* with the positions in time. Frames are axis 1.",

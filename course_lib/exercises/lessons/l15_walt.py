@@ -110,6 +110,12 @@ CAUSAL_CONV = Exercise(
             init=dict(c_in=3, c_out=4, kernel=(2, 3, 3), stride=(2, 1, 1)),
             call=lambda conv, video: conv.double()(video),
         ),
+        _conv_case(
+            "4 behind the first frame, steps of 2 in time and of 3 in rows",
+            _filmed(2, 3, 5, 6, 4),
+            (2, 3, 3),
+            (2, 3, 1),
+        ),
         _conv_case("6 frames are not 1 + a multiple of 2", _filmed(1, 3, 6, 4, 4), (3, 3, 3), (2, 1, 1)),
         _conv_case("4 frames fill two groups of 2, but not 1 + 2 + 2", _filmed(1, 3, 4, 4, 4), (2, 3, 3), (2, 1, 1)),
         _conv_case("9 frames are not 1 + a multiple of 3", _filmed(1, 3, 9, 4, 4), (3, 3, 3), (3, 1, 1)),
@@ -263,7 +269,8 @@ CAUSAL_CONV = Exercise(
             space="(kw - 1) // 2, (kw - 1) // 2, (kh - 1) // 2, (kh - 1) // 2",
         ),
         _conv(
-            "Space is padded by k - 1 in all, as for stride 1. With a stride s it is k - s.",
+            "(k - 1) // 2 zeros stand on the left and on top, as for stride 1. With a stride s it is (k - s) // 2 of "
+            "them, and k - s in all.",
             space="(kw - 1) // 2, kw - 1 - (kw - 1) // 2, (kh - 1) // 2, kh - 1 - (kh - 1) // 2",
         ),
         _conv(
@@ -334,6 +341,70 @@ CAUSAL_CONV = Exercise(
             video = F.pad({_PAST}, (left, right, top, bottom))
             return F.conv3d(video, self.weight, self.bias, stride=self.stride) + self.bias.view(-1, 1, 1, 1)
             """,
+        ),
+        _conv(
+            "Before the beginning time runs backwards: frames 2 and 1 of the clip stand in front of frame 0, as in a "
+            "mirror. They are its future. In front stand copies of frame 0.",
+            past="video[:, :, torch.arange(1 - kf, video.shape[2]).abs().clamp(max=video.shape[2] - 1)]",
+        ),
+        _conv(
+            "The clip's first kernel - 1 frames stand in front of it, filled up with frame 0 where there are not so "
+            "many. All of what stands in front is frame 0.",
+            past="torch.cat([video[:, :, : kf - 1]] + [video[:, :, :1]] * max(kf - 1 - video.shape[2], 0) + [video], "
+            "dim=2)",
+        ),
+        _conv(
+            "In front of the clip stands the mean of its first frames. They lie in the future of frame 0: copy frame 0 "
+            "itself.",
+            past="torch.cat([video[:, :, :kf].mean(2, keepdim=True)] * (kf - 1) + [video], dim=2)",
+        ),
+        _conv(
+            "In front of every clip stand copies of the first sample's first frame. Each clip has a past of its own.",
+            past="torch.cat([video[:1, :, :1].expand(len(video), -1, -1, -1, -1)] * (kf - 1) + [video], dim=2)",
+        ),
+        _conv(
+            "Of the columns the larger half of the zeros stands on the left. Where k - s is odd, one more stands on "
+            "the right.",
+            space="right, left, top, bottom",
+        ),
+        _conv(
+            "Of the rows the larger half of the zeros stands on top. Where k - s is odd, one more stands below.",
+            space="left, right, bottom, top",
+        ),
+        _conv(
+            "All zeros of space stand on the right and below: everything moves to the left and up. Half of them stand "
+            "on either side.",
+            space="0, kw - sw, 0, kh - sh",
+        ),
+        _conv(
+            "Rows and columns that the stride does not divide are cut off before the convolution. They lie under the "
+            "last kernel.",
+            past="(lambda v: torch.cat([v[:, :, :1]] * (kf - 1) + [v], dim=2))"
+            "(video[..., : video.shape[3] // sh * sh, : video.shape[4] // sw * sw])",
+        ),
+        _conv(
+            "The kernel is reversed along all three axes. PyTorch's convolution lays it down as it is.",
+            weight="self.weight.flip(2, 3, 4)",
+        ),
+        _conv(
+            "A ReLU stands behind the convolution. The layer is the sum alone; what follows is for the network to say.",
+            end=".relu()",
+        ),
+        _conv_body(
+            "Behind frame 0 you count anew: frames 1, 1 + stride, ... are taken. It is 0, stride, 2 stride, ...",
+            f"""
+            video = F.pad({_PAST}, (left, right, top, bottom))
+            out = F.conv3d(video, self.weight, self.bias, stride=(1, sh, sw))
+            return torch.cat([out[:, :, :1], out[:, :, 1::sf]], dim=2)
+            """,
+        ),
+        _conv(
+            "The first frame of the result is dropped, so T / stride are left. It stands for frame 0, the picture.",
+            end="[:, :, 1 if video.shape[2] > kf else 0 :]",
+        ),
+        _conv(
+            "Your refusal asks the stride of the *rows*. T goes with the stride in time, the first of the three.",
+            refuse="if (video.shape[2] - 1) % sh:\n    raise ValueError('T')",
         ),
     ],
     variants=[
@@ -588,6 +659,21 @@ CAUSAL_UP = Exercise(
         _up(
             "The result is float32 whatever came in. Keep the dtype.",
             f"return {_UNFOLDED}[:, :, r - 1 :].float()",
+        ),
+        _up(
+            "A picture is cut to its first d / r channels. They hold several frames of the first few channels; its "
+            "frame is every r-th channel, from r - 1 on.",
+            f"return {_UNFOLDED}[:, :, r - 1 :] if groups.shape[2] > 1 else groups[:, : groups.shape[1] // r]",
+        ),
+        _up(
+            "The first frame is cut out of the channels as a block, the last d / r of them. Its channels lie r apart: "
+            "r - 1, 2 r - 1, ...",
+            f"up = {_UNFOLDED}\nreturn torch.cat([groups[:, -up.shape[1] :, :1], up[:, :, r:]], dim=2)",
+        ),
+        _up(
+            "The first frame is cut out of the channels as a block, the first d / r of them. Its channels lie r apart: "
+            "r - 1, 2 r - 1, ...",
+            f"up = {_UNFOLDED}\nreturn torch.cat([groups[:, : up.shape[1], :1], up[:, :, r:]], dim=2)",
         ),
     ],
     variants=[
@@ -1133,6 +1219,55 @@ UNWINDOW = Exercise(
             "The tokens come back as float32 whatever they were in their boxes. They are only moved: keep the dtype.",
             f'return rearrange(boxes, "(b f h w) (wf wh ww) d -> b (f wf) (h wh) (w ww) d", {_SHAPE}).float()',
         ),
+        _join(
+            "You take the grid for the number of boxes along each axis. It counts tokens: grid // size boxes.",
+            "(b f h w) (wf wh ww) d",
+            shape="f=f, h=h, w=w, wf=wf, wh=wh, ww=ww",
+        ),
+        _join(
+            "You take `size` for the number of boxes, and grid // size for the edges of one. It is the other way "
+            "round: `size` are the edges.",
+            "(b f h w) (wf wh ww) d",
+            shape="f=wf, h=wh, w=ww, wf=f // wf, wh=h // wh, ww=w // ww",
+        ),
+        _join(
+            "`size` and `grid` changed places: the boxes are the small ones.",
+            "(b f h w) (wf wh ww) d",
+            shape="f=max(1, wf // f), h=max(1, wh // h), w=max(1, ww // w), wf=f, wh=h, ww=w",
+        ),
+        _join(
+            "The columns of each box are strewn over the picture: join them as (count, edge), like frames and rows.",
+            "(b f h w) (wf wh ww) d",
+            "b (f wf) (h wh) (ww w) d",
+        ),
+        _join(
+            "The rows of each box are strewn over the picture: join them as (count, edge), like frames and columns.",
+            "(b f h w) (wf wh ww) d",
+            "b (f wf) (wh h) (w ww) d",
+        ),
+        _joined(
+            "The counts of boxes down and across changed places: it is rows // edge, then columns // edge.",
+            """
+            x = boxes.reshape(-1, f // wf, w // ww, h // wh, wf, wh, ww, boxes.shape[-1])
+            return x.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(-1, f, h, w, boxes.shape[-1])
+            """,
+        ),
+        _joined(
+            "This is the permutation of `window` once more. Undone it is another one: each count goes next to its "
+            "edge.",
+            """
+            x = boxes.reshape(-1, f // wf, h // wh, w // ww, wf, wh, ww, boxes.shape[-1])
+            return x.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, f, h, w, boxes.shape[-1])
+            """,
+        ),
+        _joined(
+            "Samples and frames are joined, and then taken apart as (frames, samples). Samples are the slow part.",
+            """
+            out = rearrange(boxes, "(b f h w) (wf wh ww) d -> (b f wf) (h wh) (w ww) d", f=f // wf, h=h // wh,
+                            w=w // ww, wf=wf, wh=wh, ww=ww)
+            return rearrange(out, "(f b) h w d -> b f h w d", f=f)
+            """,
+        ),
     ],
     variants=[
         Variant(
@@ -1345,6 +1480,21 @@ PICTURE_MASK = Exercise(
             "Stacks of pictures are left out, so there are fewer squares than windows. Each sample has its squares.",
             "return torch.ones(int((~is_image).sum()) * windows, n, n, dtype=torch.bool)",
         ),
+        _mask(
+            "You join the two conditions with `xor`: in a clip everybody sees all but itself. A token may look if it "
+            "looks at itself *or* the sample is a clip, and both may be true.",
+            _EYE + "return (eye ^ ~is_image[:, None, None]).repeat_interleave(windows, dim=0)",
+        ),
+        _mask(
+            "Only the first window of a stack is masked. All of its windows are.",
+            _EYE + "keep = torch.ones(len(is_image), windows, n, n, dtype=torch.bool)\n"
+            "keep[is_image, 0] = eye\nreturn keep.flatten(0, 1)",
+        ),
+        _mask(
+            "In a picture all tokens look at the first one: you took one row of the identity for all. It has n rows.",
+            _EYE + "keep = eye[:1] | ~is_image[:, None, None]\n"
+            "return keep.repeat_interleave(windows, dim=0).expand(-1, n, n)",
+        ),
     ],
     variants=[
         Variant(
@@ -1475,6 +1625,11 @@ def _down_is_linear_as_usual(cls: type) -> bool:
     return bool(weights.abs().max() <= bound * 1.001 and weights.abs().mean() > 0.4 * bound) and not alike
 
 
+def _has_its_names(cls: type) -> bool:
+    numbers = [f"{part}.{i}.weight" for part in ("down", "up") for i in range(3)]
+    return set(cls(10, 4, 3).state_dict()) == {"shared.1.weight", "shared.1.bias", *numbers}
+
+
 def _price(cls: type) -> bool:
     count = sum(p.numel() for p in cls(16, 5, 2).parameters())
     return count == 16 * 96 + 96 + 4 * 2 * (16 + 96)
@@ -1511,6 +1666,11 @@ ADALN_LORA = Exercise(
             "The weights are too many or too few: one matrix d -> 6 d with bias for all, and rank (d + 6 d) numbers "
             "for each block but the first.",
             _price,
+        ),
+        Property(
+            "Stored weights are found by their names: `shared.1.weight` and `shared.1.bias` (of an `nn.Sequential`), "
+            "`down.0.weight`, ..., `up.0.weight`, ...",
+            _has_its_names,
         ),
     ],
     mistakes=[
@@ -1783,6 +1943,42 @@ ADALN_LORA = Exercise(
             "A is detached in later blocks: they could not teach the part that all share.",
             forward=_later("shared.detach() + up(down(condition))"),
         ),
+        _lora(
+            "Right but for `shared`: the SiLU stands in `forward`, and `shared` is a linear layer alone. It is an "
+            "`nn.Sequential` of both, so that stored weights find their places.",
+            init=_LORA_INIT.replace("nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))", "nn.Linear(d, 6 * d)").replace(
+                "self.shared[1]", "self.shared"
+            ),
+            forward=_LORA_FORWARD.replace("self.shared(condition)", "self.shared(F.silu(condition))"),
+        ),
+        _lora(
+            "The list `down` holds one and the same layer again and again: `[layer] * n` copies nothing. Make a layer "
+            "for each block.",
+            init=_init(
+                "nn.ModuleList(nn.Linear(d, rank, bias=False) for _ in range(depth - 1))",
+                "nn.ModuleList([nn.Linear(d, rank, bias=False)] * (depth - 1))",
+            ),
+        ),
+        _lora(
+            "The list `up` holds one and the same layer again and again: `[layer] * n` copies nothing. Make a layer "
+            "for each block.",
+            init=_init(
+                "nn.ModuleList(nn.Linear(rank, 6 * d, bias=False) for _ in range(depth - 1))",
+                "nn.ModuleList([nn.Linear(rank, 6 * d, bias=False)] * (depth - 1))",
+            ),
+        ),
+        _lora(
+            "All later blocks go through `down[0]`. Each has a `down` of its own, like its `up`.",
+            forward=_later("shared + up(self.down[0](condition))"),
+        ),
+        _lora(
+            "All later blocks go through `up[0]`. Each has an `up` of its own, like its `down`.",
+            forward=_later("shared + self.up[0](down(condition))"),
+        ),
+        Mistake(
+            "The rank is 4 for those who do not name one. The signature says 2.",
+            code=_lora_code().replace("rank=2", "rank=4"),
+        ),
     ],
     variants=[
         Variant(
@@ -1905,6 +2101,7 @@ def _model(weight: Tensor) -> Callable:
             raise TypeError(f"the model wants an estimate like xt, {wanted}; it got {got}")
         t, words = (v.to(xt.dtype).view(-1, *[1] * (xt.ndim - 1)) for v in (t, 0 * t if words is None else words))
         seen = weight * xt + (0.7 * estimate + 0.3).tanh() * weight + words + 0.2 * xt.mean(0, keepdim=True)
+        seen = seen + 0.3 * weight * estimate + 0.4 * (estimate + 0.2).sin().mean(0, keepdim=True)  # of all samples
         return seen + t * (0.5 + 0.3 * xt + estimate + 0.1 * estimate * estimate)
 
     return model
@@ -1923,10 +2120,14 @@ def _looks(
     return draw
 
 
-def _spied(f: Callable) -> tuple[Tensor, list[dict]]:
-    """A right estimate for three samples of which the second is not asked, and what the model saw in each look."""
+def _spied(f: Callable, dtype: torch.dtype = torch.float32, time: torch.dtype = torch.float32) -> tuple:
+    """What three samples, of which the second is not asked, must see as estimate; what they see as t; and each look."""
     g, calls = torch.Generator().manual_seed(0), []
-    xt, t, weight = randn(g, 3, 2, 5), torch.tensor([0.2, 0.5, 0.9]), randn(g, 1)
+    xt, t, weight = (
+        randn(g, 3, 2, 5).to(dtype),
+        torch.tensor([0.2371, 0.5613, 0.9127], dtype=time),
+        randn(g, 1).to(dtype),
+    )
 
     def spy(xt, t, *, estimate, **rest):
         calls.append(dict(xt=xt.clone(), t=t.clone(), estimate=estimate.clone()))
@@ -1935,25 +2136,48 @@ def _spied(f: Callable) -> tuple[Tensor, list[dict]]:
     f(spy, xt, t, torch.tensor([True, False, True]))
     right = xt - t.view(-1, 1, 1) * _model(weight)(xt, t, estimate=torch.zeros_like(xt))
     right[1] = 0
-    return right, calls
+    return right, t, calls
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
 
 
 def _two_calls(f: Callable) -> bool:
-    return len(_spied(f)[1]) == 2
+    return len(_spied(f)[-1]) == 2
 
 
 def _first_sees_zeros(f: Callable) -> bool:
-    return not _spied(f)[1][0]["estimate"].any()
+    return not _spied(f)[-1][0]["estimate"].any()
 
 
 def _both_see_the_same(f: Callable) -> bool:
-    first, *others = _spied(f)[1]
-    return all(torch.equal(first[k], other[k]) for other in others for k in ("xt", "t"))
+    both = (_spied(f)[-1], _spied(f, torch.bfloat16)[-1])
+    return all(_equal(calls[0][k], call[k]) for calls in both for call in calls for k in ("xt", "t"))
 
 
 def _second_sees_the_estimate(f: Callable) -> bool:
-    right, calls = _spied(f)
+    right, _, calls = _spied(f)
     return torch.allclose(calls[-1]["estimate"], right, atol=1e-5)
+
+
+def _single_times_stay(f: Callable) -> bool:
+    _, t, calls = _spied(f, torch.bfloat16)
+    return all(_equal(call["t"], t) for call in calls)
+
+
+def _double_times_stay(f: Callable) -> bool:
+    _, t, calls = _spied(f, torch.float64, torch.float64)
+    return all(_equal(call["t"], t) for call in calls)
+
+
+def _leaves_the_mode_alone(f: Callable) -> bool:
+    weight, xt, kept = torch.ones(1, requires_grad=True), torch.ones(2, 3), []
+    for on in (False, True):
+        with torch.set_grad_enabled(on):
+            v = f(_model(weight), xt, torch.tensor([0.2, 0.6]), torch.tensor([True, False]))
+            kept.append(torch.is_grad_enabled() == on and (on or not v.requires_grad))
+    return all(kept)
 
 
 SELF_CONDITIONED = Exercise(
@@ -1984,6 +2208,16 @@ SELF_CONDITIONED = Exercise(
             "The second look must see xt - t v as its estimate where `asked` is True, v being the answer of the first "
             "look, and zeros elsewhere.",
             _second_sees_the_estimate,
+        ),
+        Property(
+            "Both looks must get `t` as it came: float32 times stay float32 where xt is of half precision.",
+            _single_times_stay,
+        ),
+        Property("Both looks must get `t` as it came: times of double precision are not rounded.", _double_times_stay),
+        Property(
+            "Whether gradients are on is up to the caller: under `torch.no_grad()` the result needs none, and "
+            "afterwards everything is switched as it was.",
+            _leaves_the_mode_alone,
         ),
     ],
     mistakes=[
@@ -2135,8 +2369,8 @@ SELF_CONDITIONED = Exercise(
             second="return (v + model(xt, t, estimate=estimate, **rest)) / 2",
         ),
         _look(
-            "Where nobody asked you return the first look, which has no gradient: these samples teach nothing. The "
-            "second look, with zeros, says the same and learns.",
+            "Where nobody asked you return the first look, which has no gradient: these samples teach nothing. Nor is "
+            "it the same: in the second look the others have estimates, and samples influence each other.",
             second="""
             second = model(xt, t, estimate=estimate, **rest)
             return torch.where(asked.view(-1, *[1] * (xt.ndim - 1)), second, v)
@@ -2213,6 +2447,104 @@ SELF_CONDITIONED = Exercise(
         _look(
             "The estimate is forgotten: the second look sees zeros again.",
             second="return model(xt, t, estimate=torch.zeros_like(xt), **rest)",
+        ),
+        _look(
+            "Where nobody asked you keep the first look. The answer is the second for all of them: there the others "
+            "have estimates, and samples of a batch influence each other.",
+            first=f"""
+            v = model(xt, t, estimate=torch.zeros_like(xt), **rest)
+            estimate = (xt - {_TIME} * v).detach()
+            """,
+            second="""
+            second = model(xt, t, estimate=estimate, **rest)
+            return torch.where(asked.view(-1, *[1] * (xt.ndim - 1)), second, v)
+            """,
+        ),
+        _look(
+            "You put two looks together, sample by sample: one in which all have an estimate, and one in which nobody "
+            "has. It is one look at the whole batch, in which some estimates are zeros.",
+            chosen="",
+            second="""
+            second = model(xt, t, estimate=estimate, **rest)
+            without = model(xt, t, estimate=torch.zeros_like(xt), **rest)
+            return torch.where(asked.view(-1, *[1] * (xt.ndim - 1)), second, without)
+            """,
+        ),
+        _look(
+            "All get an estimate in the second look, and where nobody asked you return the first, without gradient. "
+            "Give them zeros as their estimate, and return the second look for all.",
+            chosen="",
+            second="""
+            second = model(xt, t, estimate=estimate, **rest)
+            return torch.where(asked.view(-1, *[1] * (xt.ndim - 1)), second, v)
+            """,
+        ),
+        _look(
+            "You hand on `t` in the dtype of xt. Half precision cannot tell 0.2371 from 0.2373: the model gets `t` as "
+            "it came; only your own xt - t v needs it in the dtype of xt.",
+            first="t = t.to(xt.dtype)\n" + _FIRST,
+        ),
+        _look(
+            "In the first look `t` is in the dtype of xt, in the second as it came. Both get it as it came.",
+            first=_first("model(xt, t,", "model(xt, t.to(xt.dtype),"),
+        ),
+        _look(
+            "You make `t` float32 for all. Where it came in double precision, the model gets rounded times.",
+            first="t = t.float()\n" + _FIRST,
+        ),
+        _look(
+            "You work in float32 whatever xt is. The model gets xt as it came, and answers in its dtype.",
+            first="xt = xt.float()\n" + _FIRST,
+        ),
+        _look(
+            "The first look is taken in `torch.inference_mode()`. What comes out of it cannot take part in training: "
+            "the second look multiplies weights by it. Use `torch.no_grad()`.",
+            first=f"""
+            with torch.inference_mode():
+                v = model(xt, t, estimate=torch.zeros_like(xt), **rest)
+                estimate = (xt - {_TIME} * v) * asked.view(-1, *[1] * (xt.ndim - 1))
+            """,
+            chosen="",
+        ),
+        _look(
+            "You switch gradients on again behind the first look, also for a caller who had switched them off. `with "
+            "torch.no_grad():` leaves things as they were.",
+            first=f"""
+            torch.set_grad_enabled(False)
+            v = model(xt, t, estimate=torch.zeros_like(xt), **rest)
+            estimate = xt - {_TIME} * v
+            torch.set_grad_enabled(True)
+            """,
+        ),
+        _look(
+            "Your times have five axes, whatever xt has. It may be a batch of pictures or of vectors: as many axes as "
+            "xt, `[1] * (xt.ndim - 1)` of them behind the first.",
+            first=_first(_TIME, "t[:, None, None, None, None].to(xt.dtype)"),
+            chosen="estimate = estimate * asked[:, None, None, None, None]",
+        ),
+        _look(
+            "Those who are not asked are left out of the first look, with their part of `rest`. The whole batch looks: "
+            "its samples influence each other.",
+            first=f"""
+            estimate = torch.zeros_like(xt)
+            if asked.any():
+                part = {{k: w[asked] if isinstance(w, Tensor) else w for k, w in rest.items()}}
+                with torch.no_grad():
+                    v = model(xt[asked], t[asked], estimate=estimate[asked], **part)
+                    estimate[asked] = xt[asked] - {_TIME.replace("t.", "t[asked].", 1)} * v
+            """,
+            chosen="",
+        ),
+        _look(
+            "Where somebody is asked, only they look first, with `rest` for the whole batch. Everybody looks first.",
+            first=f"""
+            estimate = torch.zeros_like(xt)
+            if asked.any():
+                with torch.no_grad():
+                    v = model(xt[asked], t[asked], estimate=estimate[asked], **rest)
+                    estimate[asked] = xt[asked] - {_TIME.replace("t.", "t[asked].", 1)} * v
+            """,
+            chosen="",
         ),
     ],
     variants=[
