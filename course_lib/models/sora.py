@@ -113,6 +113,50 @@ class Where(NamedTuple):
     clip: Int[Tensor, "b n"]
 
 
+def spacetime_masks(
+    ids: Int[Tensor, "b n"], places: Float[Tensor, "b n 3"], way: str, window: int = 2
+) -> list[Bool[Tensor, "b n n"]]:
+    """Who may look at whom among the packed patches of several clips: the masks that blocks use in turns.
+
+    "joint", one mask: every patch looks at all patches of its clip. "factorised", two masks: first at the patches of
+    the same frame; then at those in the same row *and* column, in all frames. "windowed", two masks: first at the
+    patches of the same frame; then at those in the same window, in all frames. Windows tile every frame from its
+    top-left patch on, each ``window`` rows high and ``window`` columns wide; at the lower and right edge, where fewer
+    rows or columns are left, they are smaller.
+
+    All of it in both directions of time, and everybody looks at themselves, too. Patches of different clips never look
+    at each other. A token of padding looks at itself alone, and no other token looks at it.
+
+    ``block_mask(ids)`` of ``course_lib.nn.packing`` is the mask that keeps clips and padding apart. You may use it.
+
+    Args:
+        ids: (b, n), the clip that each token belongs to, 0 or more; -1 at padding. The tokens of a clip stand in any
+            order, and not always side by side.
+        places: (b, n, 3), frame, row and column of each token within its own clip: whole numbers from 0 on, counted in
+            patches. At padding, any numbers.
+        way: "joint", "factorised" or "windowed".
+        window: rows and columns of patches in a window, 1 or more; only "windowed" asks for it.
+    Returns: a list of one or two boolean (b, n, n); ``[b, i, j]`` is True where token i may look at token j.
+    Raises: ValueError if ``way`` is none of the three, or if it is "windowed" and ``window`` is below 1.
+    Source: Arnab et al. 2021 (ViViT), section 3.3, models 1 and 3; Gupta et al. 2023 (W.A.L.T), window attention. Which
+        way Sora goes is not known.
+    """
+    if way not in WAYS:
+        raise ValueError(f"attention={way!r} is unknown; choose one of {', '.join(WAYS)}")
+    if way == "windowed" and window < 1:
+        raise ValueError(f"window={window}: a window needs at least one row and column")
+    own, (f, h, w) = block_mask(ids), places.unbind(-1)
+    if way == "joint":
+        return [own]
+    if way == "windowed":
+        h, w = h // window, w // window
+    return [own & _equal(f), own & _equal(h) & _equal(w)]
+
+
+def _equal(values: Float[Tensor, "b n"]) -> Bool[Tensor, "b n n"]:
+    return values[:, :, None] == values[:, None, :]
+
+
 class SpacetimeAttention(nn.Module):
     """Attention among packed tokens, with normalised queries and keys and rotary positions."""
 
@@ -139,6 +183,8 @@ class SpacetimeBlock(nn.Module):
     Args:
         d, heads, d_ff: width, attention heads, hidden width.
         cross_attention: makes what reads the caption, called as ``cross_attention(d, d_context, heads)``.
+    Source: Peebles and Xie 2023 (DiT), section 3.2, for adaLN-Zero and for cross-attention; both together, and a
+        condition per frame, are our choice: OpenAI does not say how time and captions enter Sora.
     """
 
     def __init__(self, d: int, heads: int, d_ff: int, cross_attention: Callable[..., nn.Module] = CrossAttention):
@@ -160,23 +206,57 @@ class SpacetimeBlock(nn.Module):
         words: Float[Tensor, "clips words d"],
         words_keep: Bool[Tensor, "clips words"],
     ) -> Float[Tensor, "b n d"]:
-        """``condition`` has one row per frame of a clip; every token takes its own frame's."""
+        """Attention among tokens, then the caption, then the MLP: each adds to the tokens as the last one left them.
+
+        ``self.modulation(condition)`` makes 6 d numbers of every frame's condition: shift, scale and gate of the
+        attention, then shift, scale and gate of the MLP, d each, in this order. Every token takes those of its own
+        frame. Attention and MLP read the tokens normalised (``norm1``, ``norm2``), times 1 + scale, plus shift; what
+        they answer is multiplied by the gate before it is added. ``self.attention`` is called with the tokens, ``keep``
+        and ``where.angles``.
+
+        The caption has no shift, scale or gate: ``norm_text`` of a clip's tokens reads the words of that clip, and the
+        answer is added. ``self.read(tokens, words, keep)`` takes (any number of samples, tokens, d), (samples, words,
+        d) and boolean (samples, words), and answers like its tokens; a sample is one caption and the tokens that read
+        it. No token may read the caption of another clip.
+
+        Args:
+            x: (b, n, d), packed tokens of several clips.
+            condition: (frames, d), one row for each frame of each clip: all frames of clip 0, then all of clip 1, ...
+            where: ``where.frame``, (b, n), the row of ``condition`` that is a token's own frame; ``where.clip``, (b,
+                n), its clip, from 0 to clips - 1, or -1 at padding; ``where.angles``, for the attention. The tokens of
+                a clip stand in any order and not always side by side; a clip may have no token here.
+            keep: (b, n, n), who may look at whom in this block, for the attention.
+            words: (clips, words, d), the captions, one per clip.
+            words_keep: (clips, words), which words are there.
+        Returns: (b, n, d). What it holds at padding does not matter, as long as it is finite.
+        """
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)[where.frame].chunk(6, dim=-1)
         x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1, keep, where.angles)
-        x = x + self._read_caption(self.norm_text(x), where.clip, words, words_keep)
+        x = x + clip_by_clip(self.read, self.norm_text(x), where.clip, words, words_keep)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
-    def _read_caption(self, x: Tensor, clip: Tensor, words: Tensor, words_keep: Tensor) -> Tensor:
-        """Each clip's tokens read its own caption: laid out clip by clip for a moment, then back into rows."""
-        lengths = torch.bincount(clip[clip >= 0], minlength=len(words))
-        laid = x.new_zeros(len(words), int(lengths.max()), x.shape[-1])
-        real = clip >= 0
-        owner, order = clip[real].sort(stable=True)
-        place = torch.arange(len(owner), device=x.device) - (lengths.cumsum(0) - lengths)[owner]
-        laid = laid.index_put((owner, place), x[real][order])
-        told = self.read(laid, words, words_keep)[owner, place]
-        back = torch.zeros_like(told).index_put((order,), told)
-        return torch.zeros_like(x).masked_scatter(real[..., None], back)
+
+def clip_by_clip(
+    read: Callable[[Tensor, Tensor, Tensor], Tensor],
+    x: Float[Tensor, "b n d"],
+    clip: Int[Tensor, "b n"],
+    words: Float[Tensor, "clips words d"],
+    words_keep: Bool[Tensor, "clips words"],
+) -> Float[Tensor, "b n d"]:
+    """What ``read`` tells each clip's tokens about its own caption; zeros at padding.
+
+    The tokens are laid out with one clip per row for a moment, so that all clips read at once, and go back to where
+    they were.
+    """
+    real = clip >= 0
+    lengths = torch.bincount(clip[real], minlength=len(words))
+    laid = x.new_zeros(len(words), int(lengths.max()), x.shape[-1])
+    owner, order = clip[real].sort(stable=True)
+    place = torch.arange(len(owner), device=x.device) - (lengths.cumsum(0) - lengths)[owner]
+    laid = laid.index_put((owner, place), x[real][order])
+    told = read(laid, words, words_keep)[owner, place]
+    back = torch.zeros_like(told).index_put((order,), told)
+    return torch.zeros_like(x).masked_scatter(real[..., None], back)
 
 
 class Sora(nn.Module):
@@ -185,6 +265,8 @@ class Sora(nn.Module):
     Args:
         config: sizes.
         cross_attention: what reads the caption in each block; ``block`` makes the blocks.
+        cut, join, angles, masks: what cuts clips into patches and joins them again, the angles of rotary positions, and
+            who may look at whom. The lesson puts a learner's own ones here.
     """
 
     def __init__(
@@ -192,9 +274,15 @@ class Sora(nn.Module):
         config: SoraConfig,
         cross_attention: Callable[..., nn.Module] = CrossAttention,
         block: Callable[..., nn.Module] = SpacetimeBlock,
+        *,
+        cut: Callable[..., Tensor] = patchify,
+        join: Callable[..., Tensor] = unpatchify,
+        angles: Callable[..., Tensor] = rotary_angles,
+        masks: Callable[..., list[Tensor]] = spacetime_masks,
     ):
         super().__init__()
         self.config = c = config
+        self.cut, self.join, self.angles, self.masks = cut, join, angles, masks
         self.about: dict[str, Any] = {}
         if c.attention not in WAYS:
             raise ValueError(f"attention={c.attention!r} is unknown; choose one of {', '.join(WAYS)}")
@@ -256,12 +344,12 @@ class Sora(nn.Module):
             x = block(x, condition, where, where.keep[i], words, text.keep)
         shift, scale = self.modulation(condition)[where.frame].chunk(2, dim=-1)
         tokens = unpack(self.out(self.norm(x) * (1 + scale) + shift), packed.ids, packed.count)
-        return [unpatchify(t[None], grid, self.config.patch)[0] for t, grid in zip(tokens, grids, strict=True)]
+        return [self.join(t[None], grid, self.config.patch)[0] for t, grid in zip(tokens, grids, strict=True)]
 
     def _pack(self, latents: Sequence[Tensor], row: int | None) -> tuple[list[Size3], Packed]:
         """Patches of all clips in rows; places: frame, row, column, and the last two as shares of the canvas."""
         grids = [patch_grid((x.shape[1], x.shape[2], x.shape[3]), self.config.patch) for x in latents]
-        tokens = [patchify(x[None], self.config.patch)[0] for x in latents]
+        tokens = [self.cut(x[None], self.config.patch)[0] for x in latents]
         places = {
             g: torch.cat([grid_positions(g), grid_positions(g, fractional=True)[:, 1:]], dim=-1) for g in set(grids)
         }
@@ -280,22 +368,14 @@ class Sora(nn.Module):
         return torch.cat(places, dim=-1).view(*packed.ids.shape, -1)
 
     def _where(self, packed: Packed, grids: list[Size3]) -> Where:
-        ids, (f, h, w) = packed.ids, packed.positions[..., :3].unbind(-1)
-        first = torch.tensor([0, *(grid[0] for grid in grids)], device=ids.device).cumsum(0)
-        own = block_mask(ids)
-        match self.config.attention:
-            case "joint":
-                masks = [own]
-            case "factorised":
-                masks = [own & _equal(f), own & (_equal(h) & _equal(w))]
-            case "windowed":
-                window = self.config.window
-                masks = [own & _equal(f), own & _equal(h // window) & _equal(w // window)]
-        pairs = self.config.d // self.config.heads // 2
+        c, ids, places = self.config, packed.ids, packed.positions[..., :3]
+        masks = self.masks(ids, places, c.attention, c.window)
+        pairs = c.d // c.heads // 2
         space = pairs // 3
-        angles = rotary_angles(torch.stack([f, h, w], dim=-1), (pairs - 2 * space, space, space))
-        frame = torch.where(ids >= 0, first[ids.clamp(min=0)] + f.long(), 0)
-        return Where([masks[i % len(masks)] for i in range(self.config.depth)], angles, frame, ids)
+        angles = self.angles(places, (pairs - 2 * space, space, space))
+        first = torch.tensor([0, *(grid[0] for grid in grids)], device=ids.device).cumsum(0)
+        frame = torch.where(ids >= 0, first[ids.clamp(min=0)] + places[..., 0].long(), 0)
+        return Where([masks[i % len(masks)] for i in range(c.depth)], angles, frame, ids)
 
     def save(self, path: Path, about: dict) -> None:
         """Write the weights, packed, with their configuration and ``about``."""
@@ -320,7 +400,3 @@ class Sora(nn.Module):
 PLACES = 8  # frequencies for each of the three
 SCALE = (1.0, 0.05)  # the longest and the shortest, in canvases
 LENGTHS = (100.0, 1.0)  # the same in latent frames
-
-
-def _equal(values: Float[Tensor, "b n"]) -> Bool[Tensor, "b n n"]:
-    return values[:, :, None] == values[:, None, :]

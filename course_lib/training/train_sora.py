@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -78,9 +78,9 @@ class SoraPreset:
     image_batch: int = 128
     batch: int = 32
     known: float = 0.25  # share of clips of which some frames are known
-    # Of the times towards noise. An ideal denoiser over the latents of 5,000 digits in the centre gains most from knowing
-    # which digit it is at t = 0.9 and above (0.16 to 0.18 less loss), 0.11 at 0.85, and 0.05 at 0.8. With 5, nearly
-    # half of all times are above 0.85; with 1, one in twenty-five.
+    # Of the times towards noise. An ideal denoiser over the latents of 5,000 digits in the centre gains most from
+    # knowing which digit it is at t = 0.9 and above (0.16 to 0.18 less loss), 0.11 at 0.85, and 0.05 at 0.8. With 5,
+    # nearly half of all times are above 0.85; with 1, one in twenty-five.
     shift: float = 5.0
     drop: float = 0.1  # share of captions replaced by the empty one, for guidance
     muon_lr: float = 0.01
@@ -197,9 +197,7 @@ def wordings(scene: Scene, p: SoraPreset, random: torch.Generator) -> list[str]:
     return [first_sentence(describe(scene, level)) for level in levels]
 
 
-def train_network(
-    run: SoraRun, cached: list[Cached], network: Callable[[SoraConfig], Sora] = Sora
-) -> tuple[Sora, Tensor]:
+def train_network(run: SoraRun, cached: list[Cached]) -> tuple[Sora, Tensor]:
     """Stage 2: flow matching, first on single latent frames ("images"), then on whole clips, some frames of them known.
 
     A single latent frame has a fifth of a clip's tokens, and shows what a digit looks like; a clip shows how it moves.
@@ -208,7 +206,7 @@ def train_network(
     torch.manual_seed(run.seed * 8 + INITIAL)
     channels = cached[0].latents.shape[1]
     config = SoraConfig(channels, d=p.d, depth=p.depth, heads=p.heads, attention=p.attention)
-    model = network(config).to(run.device)
+    model = Sora(config).to(run.device)
     inside = [part for block in model.blocks for part in (block.attention, block.read, block.mlp)]
     optimizers = muon_and_adamw(model, inside, muon_lr=p.muon_lr, adamw_lr=p.adamw_lr)
     ema = EMA(model, p.ema)
