@@ -37,4 +37,4 @@ def test_the_program_runs(tmp_path, monkeypatch):
     assert len(program.strip().splitlines()) <= 10
     monkeypatch.chdir(tmp_path)
     exec(compile(program, "README.md", "exec"), {})
-    assert (tmp_path / "three.gif").stat().st_size > 1000
+    assert (tmp_path / "sora.gif").stat().st_size > 1000
