@@ -219,7 +219,7 @@ def test_a_notebook_that_fails_is_not_written(tmp_path, capsys):
     assert [file.name for file in tmp_path.iterdir()] == ["lesson.ipynb"]
 
 
-SCRIPT = '''# %% [markdown]
+SCRIPT = """# %% [markdown]
 # # A Title, *here*
 # text
 
@@ -234,7 +234,7 @@ x + 1
 
 # %% 3 things
 # stub: EXERCISE
-'''
+"""
 
 
 def test_from_py_gives_names_and_keeps_outputs(tmp_path, lesson):
@@ -273,5 +273,3 @@ def test_the_command_line_reports_what_is_wrong(tmp_path, capsys):
     assert authoring.main(["check", str(tmp_path / "a.ipynb")]) == 1
     assert "not a valid notebook" in capsys.readouterr().out
     assert authoring.main(["execute", str(tmp_path / "absent.ipynb")]) == 1
-
-
