@@ -2,8 +2,8 @@
 
     python benchmarks/bench_dit.py
 
-Forward, backward, AdamW, in float32 and under bfloat16 autocast; on a GPU also compiled. Both get the same data; steps of
-the two alternate, so that a busy machine disturbs both alike, and the median step counts.
+Forward, backward, AdamW, in float32 and under bfloat16 autocast; on a GPU also compiled. Both get the same data;
+steps of the two alternate, so that a busy machine disturbs both alike, and the median step counts.
 """
 
 import statistics
