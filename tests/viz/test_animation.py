@@ -140,3 +140,10 @@ def test_notes_stand_beside_the_clip_and_are_read_aloud(clips):
         height, width = before.shape[:2]
         np.testing.assert_array_equal(after[:height, :width], before)
         assert after[:, width:].max() > 200  # words, in every frame
+
+
+def test_what_is_nearly_black_is_saved_as_black():
+    """Or a generated clip, whose background is never quite black, takes three times the space."""
+    shade = torch.full((3, 2, 8, 8), -0.93)
+    dark, plain, grey = (viz.show_video(v, alt="x", scale=4).png for v in (shade, shade * 0 - 1, shade * 0 - 0.85))
+    assert dark == plain != grey
