@@ -1,4 +1,4 @@
-"""Measure a generator that ``train_sora`` made: ``make evaluate CHECKPOINT=outputs/.../sora.safetensors``.
+"""Measure the generator that comes with the course, or your own: ``make evaluate``.
 
 python -m course_lib.evaluate --clips 2048 --checkpoint outputs/.../sora.safetensors
 """
